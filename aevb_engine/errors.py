@@ -1,0 +1,63 @@
+"""Every error a user may meet: one line with what is wrong, the value, and the mend; each with its exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AevbError(Exception):
+    """Base of all errors meant for the user: the message is one line and needs no traceback."""
+
+    exit_code = 1
+
+
+class TrainingError(AevbError):
+    """The work failed: the run diverged, or a check did not hold."""
+
+    exit_code = 1
+
+
+class UsageError(AevbError):
+    """An unknown name or an impossible option."""
+
+    exit_code = 2
+
+
+class DataError(AevbError):
+    """Data or a configuration file that cannot be used: wrong shape, outside the support, missing, damaged download."""
+
+    exit_code = 3
+
+
+class FileFormatError(AevbError):
+    """A file that is corrupt, foreign, or does not belong to this run."""
+
+    exit_code = 4
+
+
+class BackendError(AevbError):
+    """A backend, a plugin or a library that cannot be used here."""
+
+    exit_code = 5
+
+
+class StorageError(AevbError):
+    """The disk is full, the place cannot be written, or another process holds the lock."""
+
+    exit_code = 74
+
+
+class Stopped(AevbError):
+    """Stopped on request; the run can be resumed."""
+
+    exit_code = 75
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A closing clause for an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known: {', '.join(names)}" if names else "none is known"

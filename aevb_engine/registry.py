@@ -1,0 +1,117 @@
+"""Named factories found through entry points, imported one at a time and only when asked for."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from aevb_engine.errors import AevbError, BackendError, UsageError, suggest
+
+Kind = Literal["decoder", "optimizer", "dataset"]
+GROUPS: dict[Kind, str] = {
+    "decoder": "aevb_engine.decoders",
+    "optimizer": "aevb_engine.optimizers",
+    "dataset": "aevb_engine.datasets",
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One registered name: where it comes from, without importing it."""
+
+    kind: Kind
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+
+def _points(kind: Kind) -> dict[str, EntryPoint]:
+    points: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUPS[kind]):
+        other = points.get(point.name)
+        if other is not None and other.value != point.value:
+            raise BackendError(
+                f"two {kind} plugins are called '{point.name}': {other.value} and {point.value}; uninstall one of them"
+            )
+        points[point.name] = point
+    return points
+
+
+def plugins(kind: Kind) -> list[Plugin]:
+    """All registered names of one kind, sorted; nothing is imported."""
+    found = []
+    for name, point in sorted(_points(kind).items()):
+        dist = point.dist
+        found.append(Plugin(kind, name, point.value, dist.name if dist else "?", dist.version if dist else "?"))
+    return found
+
+
+def load(kind: Kind, name: str) -> Callable[..., Any]:
+    """The factory registered under ``name``: a class or function whose keyword parameters are its options."""
+    points = _points(kind)
+    if name not in points:
+        raise UsageError(f"unknown {kind} '{name}': {suggest(name, points)}")
+    try:
+        factory = points[name].load()
+    except AevbError:
+        raise
+    except Exception as error:  # a plugin may fail in any way; the user needs its name, not its traceback
+        raise BackendError(
+            f"{kind} plugin '{name}' ({points[name].value}) cannot be imported: {type(error).__name__}: {error}; "
+            "reinstall or uninstall it"
+        ) from error
+    if not callable(factory):
+        raise BackendError(f"{kind} plugin '{name}' ({points[name].value}) is not callable; it must be a class")
+    return typing.cast(Callable[..., Any], factory)
+
+
+def options(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a factory: its keyword-only parameters, with evaluated annotations."""
+    signature = inspect.signature(factory, eval_str=True)
+    return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def create(kind: Kind, name: str, given: Mapping[str, object] | None = None) -> Any:
+    """Build the plugin ``name`` with options given as text (command line) or values (Python, TOML)."""
+    factory = load(kind, name)
+    known = options(factory)
+    converted: dict[str, object] = {}
+    for key, value in (given or {}).items():
+        if key not in known:
+            raise UsageError(f"{kind} '{name}' has no option '{key}': {suggest(key, known)}")
+        converted[key] = convert(f"{kind}.{key}", value, known[key].annotation)
+    return factory(**converted)
+
+
+def convert(label: str, value: object, annotation: Any) -> object:
+    """``value`` as ``annotation`` asks (bool, int, float, str, Literal, a union with None), or a UsageError."""
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        allowed = typing.get_args(annotation)
+        if value not in allowed:
+            raise UsageError(f"{label}={value}: {suggest(str(value), map(str, allowed))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        parts = typing.get_args(annotation)
+        if type(None) in parts and (value is None or value == "none"):
+            return None
+        return convert(label, value, next(p for p in parts if p is not type(None)))
+    if annotation is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if annotation in (int, float) and not isinstance(value, bool) and isinstance(value, (str, int, float)):
+        try:
+            number = annotation(value)
+        except (ValueError, OverflowError):
+            number = None
+        if number is not None and number == number and (isinstance(value, str) or number == value):
+            return number  # type: ignore[no-any-return]
+    elif annotation in (bool, str) and isinstance(value, annotation):
+        return value
+    wanted = getattr(annotation, "__name__", str(annotation))
+    raise UsageError(f"{label}={value}: a value of type {wanted} is needed")
