@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -35,8 +34,8 @@ class Dataset:
     """Rows of data, split into training and test part.
 
     ``train`` (N, D) and ``test`` (M, D) are uint8 or float32; the model sees ``x = scale * row``. With
-    ``dynamic`` the training rows are intensities 0..255 and each step draws x ~ Bernoulli(row / 255) anew, while
-    ``test`` is already binary, one fixed draw from the seed.
+    ``dynamic`` the training rows are intensities 0..255 and each step draws x ~ Bernoulli(row / 255) anew,
+    while ``test`` is already binary, one fixed draw from the seed.
     """
 
     name: str
@@ -48,7 +47,9 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     train_labels: Array | None = None
     test_labels: Array | None = None
-    factors: Mapping[str, Array] = field(default_factory=dict)  # known generating factors of the training rows
+    factors: Mapping[str, Array] = field(
+        default_factory=dict
+    )  # known factors of the training rows, each (N,)
     contiguous: bool = False  # neighbouring rows are alike (video frames): validation must be one block
     # Log-variance of the data's unit: 0 for data in [0, 1], 2 ln 255 for the same data in 0..255.
     log_variance_unit: float = 0.0
@@ -56,7 +57,8 @@ class Dataset:
     other_scale: tuple[str, float] | None = None
     # Exact log-density of fresh data (B, D) -> (B,) in nats, where the generating process is known.
     true_log_prob: Callable[[Array], Array] | None = None
-    info: Mapping[str, str | int | float] = field(default_factory=dict)  # source, hash, licence; stored with the run
+    # Source, hashes, seed, binarization policy; stored with the run.
+    info: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:
@@ -66,16 +68,10 @@ class Dataset:
 
 @runtime_checkable
 class DatasetPlugin(Protocol):
-    """A data set by name: its keyword-only constructor parameters are the options of ``-o dataset.KEY=VALUE``."""
+    """A data set by name; its keyword-only parameters are the options ``-o dataset.KEY=VALUE``."""
 
     summary: ClassVar[str]
 
     def load(self, request: DataRequest) -> Dataset:
         """Read, draw or download the data; raises DataError with the mend when that is impossible."""
         ...
-
-
-def as_float(dataset: Dataset, rows: Array) -> Array:
-    """``rows`` of the data set as the model sees them, float32 (dynamic rows become their probabilities)."""
-    factor = dataset.scale / 255.0 if dataset.dynamic and rows.dtype == np.uint8 and rows.max(initial=0) > 1 else dataset.scale
-    return np.multiply(rows, np.float32(factor), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Minibatches, optimizers, the training step and the trainer."""

@@ -1,0 +1,137 @@
+"""Files that are old or new, never half of each: temporary file, fsync, replace, fsync of the folder.
+
+Every failure of the operating system becomes a StorageError of one line: what, which path, why, the mend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from aevb_engine.errors import StorageError
+
+_PREFIX, _SUFFIX = ".aevb-", ".tmp"
+_UNSUPPORTED = {
+    errno.EINVAL,
+    errno.EBADF,
+    errno.ENOSYS,
+    getattr(errno, "ENOTSUP", errno.EINVAL),
+    errno.EOPNOTSUPP,
+}
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """The path as one printable line."""
+    return "".join(c if c.isprintable() else "?" for c in os.fspath(path))
+
+
+def storage_error(
+    action: str, path: str | os.PathLike[str], code: int | None, detail: str = ""
+) -> StorageError:
+    """One line for a failed write: what was tried, the path, the system's reason, the mend that fits it."""
+    reason = os.strerror(code) if code else (detail or "unknown error")
+    if code in _FULL:
+        mend = "free some space there or choose another place"
+    elif code in _FORBIDDEN:
+        mend = "make the place writable or choose another one"
+    elif code == errno.ENOENT:
+        mend = "create the folder first"
+    else:
+        mend = "check the path and the disk"
+    return StorageError(f"cannot {action} {shown(path)}: {reason}; {mend}")
+
+
+@contextlib.contextmanager
+def storage_errors(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an OSError of the block into the StorageError that names `action` and `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(action, path, error.errno, str(error)) from error
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+    """Makes `data` the content of `path`: after a crash at any point the file is whole, old or new.
+
+    Raises StorageError, and then leaves no temporary file; the old content stays unless only the last fsync
+    failed.
+    """
+    target = Path(path)
+    with storage_errors("write", target):
+        temporary = target.parent / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+        flags = (
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        )
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            try:
+                _write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """`write_bytes` of the text in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def replace_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Publishes a finished file of the same folder under its final name; on failure it is removed."""
+    origin, final = Path(source), Path(target)
+    with storage_errors("write", final):
+        try:
+            descriptor = os.open(origin, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            origin.replace(final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                origin.unlink()
+            raise
+        sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable; does nothing where folders cannot be opened or synced."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows, or a folder that may be written but not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, older_than: float = 0.0) -> None:
+    """Removes temporary files of killed writers, at least `older_than` seconds old; never fails."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.glob(f"{_PREFIX}*{_SUFFIX}")):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime >= older_than:
+                    path.unlink()
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,326 @@
+"""A run folder: where a run keeps its record, metrics, checkpoints and figures, and who may write there.
+
+<root>/<UTC>-<name>-<6 hex>/   run.json  metrics.h5  checkpoints/  figures/  report.html  .lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aevb_engine.errors import AevbError, FileFormatError, StorageError, UsageError
+from aevb_engine.experiment import atomic
+from aevb_engine.experiment.atomic import shown
+
+FORMAT, VERSION = "aevb-run", 1
+ROOT = Path("runs")
+HEARTBEAT_SECONDS = 5.0
+_MAX_RECORD_BYTES = 16 << 20
+_RUN_NAME = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One line of a listing: a run's folder with its record, or the reason why that cannot be read."""
+
+    path: Path
+    record: dict[str, Any] | None
+    error: str | None
+
+    @property
+    def status(self) -> str:
+        """What the record says; "interrupted" for a run that says "running" while nobody holds its lock; "broken"."""
+        if self.record is None:
+            return "broken"
+        status = str(self.record.get("status", "unknown"))
+        return "interrupted" if status == "running" and not is_locked(self.path) else status
+
+
+class RunFolder:
+    """An existing run folder; made by `create` or `open`."""
+
+    def __init__(self, path: Path) -> None:
+        """Names a folder without looking at it; use `create` or `open`."""
+        self.path = Path(path)
+        self._guard = threading.Lock()
+        self._beat_at = -math.inf
+
+    @classmethod
+    def create(cls, name: str, output: Path | None = None, root: Path = ROOT) -> RunFolder:
+        """A new folder with a first run.json: `output` itself when given, else a fresh name below `root`.
+
+        UsageError when `output` exists and is not an empty folder, StorageError when it cannot be written;
+        then nothing is left.
+        """
+        now = datetime.now(UTC)
+        if output is None:
+            path = Path(root) / f"{now:%Y%m%dT%H%M%SZ}-{_slug(name)}-{secrets.token_hex(3)}"
+        else:
+            path = Path(output)
+        with atomic.storage_errors("create", path), _bad_paths(path):
+            if path.exists() or path.is_symlink():
+                if not path.is_dir():
+                    raise UsageError(f"{shown(path)} exists and is not a folder; choose another output")
+                if next(path.iterdir(), None) is not None:
+                    raise UsageError(
+                        f"{shown(path)} exists and is not empty; choose another output or remove it"
+                    )
+            missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        try:
+            folder.write_record({"name": name, "created": now.isoformat(), "status": "created"})
+            with atomic.storage_errors("create", path):
+                folder.checkpoints.mkdir()
+                folder.figures.mkdir()
+        except BaseException:
+            for made in (folder.record_path, folder.figures, folder.checkpoints, *missing):
+                with contextlib.suppress(OSError):
+                    made.unlink() if made == folder.record_path else made.rmdir()
+            raise
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path, root: Path = ROOT) -> RunFolder:
+        """The run at a path, or with that name below `root`, or the newest one for "latest".
+
+        UsageError when there is none (near names are suggested), FileFormatError when it is not a sound run
+        folder.
+        """
+        wanted = str(path)
+        with atomic.storage_errors("open", wanted), _bad_paths(wanted):
+            if wanted == "latest" and not Path(wanted).exists():
+                return cls._latest(root)
+            found = next((place for place in (Path(wanted), Path(root) / wanted) if place.exists()), None)
+        if found is None:
+            raise UsageError(f"there is no run {shown(wanted)}; {_near(wanted, root)}")
+        if not found.is_dir():
+            raise FileFormatError(f"{shown(found)} is not a run folder but a file; name the folder of a run")
+        folder = cls(found)
+        if not folder.record_path.exists():
+            raise FileFormatError(
+                f"{shown(found)} is not a run folder (it has no run.json); name the folder of a run"
+            )
+        folder.read_record()
+        return folder
+
+    @classmethod
+    def _latest(cls, root: Path) -> RunFolder:
+        runs = [run for run in list_runs(root) if run.record is not None]
+        if not runs:
+            raise UsageError(f"there is no run in {shown(root)}; start one with `aevb-engine run`")
+        return cls(runs[-1].path)
+
+    @property
+    def record_path(self) -> Path:
+        """run.json"""
+        return self.path / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """metrics.h5"""
+        return self.path / "metrics.h5"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures."""
+        return self.path / "figures"
+
+    @property
+    def report_path(self) -> Path:
+        """report.html"""
+        return self.path / "report.html"
+
+    def read_record(self) -> dict[str, Any]:
+        """run.json; FileFormatError when it is damaged or of another format."""
+        path = self.record_path
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_RECORD_BYTES:
+                raise FileFormatError(
+                    f"{shown(path)} is not a plain file of acceptable size; restore it from a copy"
+                )
+            record = json.loads(path.read_bytes().decode("utf-8"))
+        except FileNotFoundError:
+            raise FileFormatError(f"{shown(self.path)} is not a run folder (it has no run.json)") from None
+        except OSError as error:
+            raise atomic.storage_error("read", path, error.errno, str(error)) from error
+        except (ValueError, RecursionError) as error:
+            raise FileFormatError(f"{shown(path)} is damaged (not JSON); restore it from a copy") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise FileFormatError(f"{shown(path)} is not the record of a run; name the folder of a run")
+        version = record.get("version")
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise FileFormatError(
+                f"{shown(path)} has version {str(version)[:40]}, known: 1 to {VERSION}; upgrade"
+            )
+        return record
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Replaces run.json atomically, format and version added; NaN and infinity become null."""
+        whole = {
+            "format": FORMAT,
+            "version": VERSION,
+            **{key: value for key, value in record.items() if key not in ("format", "version")},
+        }
+        text = json.dumps(_finite(whole), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        atomic.write_bytes(self.record_path, text.encode("utf-8", "replace"))
+
+    def update(self, **fields: Any) -> None:
+        """Changes some fields of run.json."""
+        with self._guard:
+            self.write_record({**self.read_record(), **fields})
+
+    def heartbeat(self, **fields: Any) -> bool:
+        """Writes the time (and `fields`) into run.json, at most every 5 seconds; True when it did."""
+        if time.monotonic() - self._beat_at < HEARTBEAT_SECONDS:
+            return False
+        self._beat_at = time.monotonic()
+        self.update(heartbeat=datetime.now(UTC).isoformat(timespec="seconds"), **fields)
+        return True
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process: whoever trains or resumes here. StorageError when another does."""
+        path = self.path / ".lock"
+        with atomic.storage_errors("lock", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            if not _flock(descriptor):
+                holder = (
+                    os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
+                    if hasattr(os, "pread")
+                    else ""
+                )
+                by = f"process {holder}" if holder else "another process"
+                raise StorageError(f"{shown(self.path)} is in use by {by}; wait for it or stop it")
+            with atomic.storage_errors("lock", path):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+            atomic.sweep(self.path, older_than=3600.0)  # a report may be under way beside the run
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, 0)
+        finally:
+            os.close(
+                descriptor
+            )  # releases the lock; the file stays, removing it would race with the next holder
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the run folder now; False where that cannot be known."""
+    try:
+        descriptor = os.open(Path(path) / ".lock", os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return False
+    try:
+        return not _flock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_runs(root: Path = ROOT) -> list[RunInfo]:
+    """Every run below `root`, oldest first; a broken one is listed with its error. An absent root has none."""
+    base = Path(root)
+    try:
+        entries = sorted(base.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise atomic.storage_error("list", base, error.errno, str(error)) from error
+    runs = []
+    for entry in entries:
+        try:
+            if entry.is_dir() and (_RUN_NAME.fullmatch(entry.name) or (entry / "run.json").exists()):
+                runs.append(RunInfo(entry, RunFolder(entry).read_record(), None))
+        except AevbError as error:
+            runs.append(RunInfo(entry, None, str(error)))
+        except OSError as error:
+            runs.append(RunInfo(entry, None, f"cannot read {shown(entry)}: {error.strerror}"))
+    return sorted(runs, key=_age)
+
+
+def _age(run: RunInfo) -> tuple[str, str]:
+    """By the moment of creation: records know microseconds, the name of a broken run only seconds."""
+    created = (run.record or {}).get("created")
+    try:
+        moment = f"{datetime.fromisoformat(str(created)).astimezone(UTC):%Y%m%dT%H%M%S.%f}"
+    except (TypeError, ValueError, OverflowError, OSError):
+        moment = run.path.name[:15]
+    return moment, run.path.name
+
+
+def _flock(descriptor: int) -> bool:
+    """Takes the lock of an open file; False when it is held. Without lock support always True."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
+    return True
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "run"
+
+
+def _near(wanted: str, root: Path) -> str:
+    names = [run.path.name for run in list_runs(root)]
+    if not names:
+        return f"{shown(root)} holds none"
+    near = difflib.get_close_matches(Path(wanted).name, names, n=3, cutoff=0.5) or names[-3:][::-1]
+    return f"did you mean {' or '.join(repr(name) for name in near)}, or 'latest'?"
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can hold it: NumPy numbers as Python's, paths as text, non-finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextlib.contextmanager
+def _bad_paths(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A path that no system call accepts (a null byte, too long a name) is a usage error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise UsageError(f"{shown(path)[:200]} is not a path ({error.strerror}); choose another one") from error
+    except ValueError as error:
+        raise UsageError(f"{shown(path)[:200]} is not a path ({error}); choose another one") from error

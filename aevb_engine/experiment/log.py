@@ -1,0 +1,371 @@
+"""The metrics log: one HDF5 file that can be read while it is written and after its writer was killed.
+
+Attributes `format` ("aevb-metrics") and `version`; for each cadence ("train", "eval") one data set (n, k) of
+float64 with the attribute `columns`, one of which is "step". HDF5's single-writer multiple-reader mode keeps
+every flushed row readable at any moment, provided nothing but appending happens to the file; so MetricsLog
+offers nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from aevb_engine.errors import FileFormatError, StorageError, UsageError
+from aevb_engine.experiment import atomic, inspect, plain_hdf5
+from aevb_engine.experiment.atomic import shown
+
+FORMAT, VERSION = "aevb-metrics", 1
+BLOCK_ROWS, BLOCK_SECONDS = 50, 1.0
+_CHUNK_BYTES = 64 << 10
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Rows = np.ndarray[Any, np.dtype[Any]]
+Table = tuple[tuple[str, ...], Rows]
+
+
+class MetricsLog:
+    """The one writer of a metrics log; made by `create` or `resume`.
+
+    Rows are buffered (50 rows or 1 s, whichever comes first at an append) and then flushed to readers;
+    `commit` also makes them survive a power failure. A failed write raises StorageError, as does every later
+    call; the rows flushed before stay readable.
+    """
+
+    warnings: list[str]
+
+    def __init__(self, path: Path) -> None:
+        """Opens an existing, cleanly closed log for appending; use `create` or `resume`."""
+        import h5py
+
+        self.path = path
+        self.warnings = []
+        self._failure: StorageError | None = None
+        self._tables: dict[str, _Table] = {}
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
+        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+        access.set_file_locking(False, True)  # the run's own lock does; locks of HDF5 hinder readers
+        with self._storage("open"):
+            # Single-writer mode from the first moment: a kill never leaves the file locked.
+            flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
+            self._file: Any = h5py.h5f.open(os.fsencode(path), flags, access)
+        try:
+            with plain_hdf5.as_format_error(shown(path)):
+                for name, columns, dataset in _datasets(self._file, shown(path)):
+                    self._tables[name] = _Table(dataset, columns)
+        except BaseException:
+            self._file.close()
+            raise
+        self._flushed_at = time.monotonic()
+
+    @classmethod
+    def create(cls, path: str | Path, columns: Mapping[str, Sequence[str]]) -> Self:
+        """A new, empty log with one table for each name of `columns`; StorageError when the path exists."""
+        target = Path(path)
+        if target.exists():
+            raise StorageError(f"{shown(target)} exists already; resume that run or choose another place")
+        atomic.write_bytes(
+            target,
+            _image({name: (tuple(names), np.empty((0, len(names)))) for name, names in columns.items()}),
+        )
+        return cls(target)
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | Path,
+        step: int,
+        fallback: Mapping[str, tuple[Sequence[str], Rows]] | None = None,
+        *,
+        timeout: float = 60.0,
+    ) -> Self:
+        """The log cut to the rows whose "step" is at most `step`, published by replace and open to append.
+
+        `fallback` (rows kept in the checkpoint) rebuilds a log that is missing or damaged, and a table that
+        has fewer rows than it; `warnings` of the result says so. FileFormatError when the log is needed but
+        cannot be read.
+        """
+        target = Path(path)
+        warnings: list[str] = []
+        kept = {
+            name: (tuple(columns), np.asarray(rows, np.float64).reshape(-1, len(columns)))
+            for name, (columns, rows) in (fallback or {}).items()
+        }
+        try:
+            tables = read_safely(target, timeout)
+        except (FileFormatError, UsageError) as error:
+            if not kept:
+                raise FileFormatError(f"{error} (and the checkpoint holds no copy of the metrics)") from error
+            tables = {}
+            warnings.append(f"metrics rebuilt from the checkpoint: {error}")
+        result = {}
+        for name in [*tables, *(name for name in kept if name not in tables)]:
+            columns, rows = _cut(tables.get(name, kept.get(name)), step)
+            if name in kept:
+                wanted, copy = _cut(kept[name], step)
+                if wanted != columns:
+                    raise FileFormatError(
+                        f"{shown(target)} has other columns in {name!r} than the checkpoint"
+                    )
+                if len(copy) > len(rows):
+                    warnings.append(f"{len(copy) - len(rows)} rows of {name!r} restored from the checkpoint")
+                    rows = copy
+            result[name] = (columns, rows)
+        atomic.write_bytes(target, _image(result))
+        log = cls(target)
+        log.warnings = warnings
+        return log
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The column names of each table."""
+        return {name: table.columns for name, table in self._tables.items()}
+
+    def count(self, name: str) -> int:
+        """Rows appended to a table so far, buffered ones included."""
+        return self._tables[name].total
+
+    def append(self, name: str, rows: Rows | Sequence[float] | Sequence[Sequence[float]]) -> None:
+        """Adds rows (n, k), or one row (k,), of finite or non-finite numbers to a table."""
+        if self._failure is not None:
+            raise self._failure
+        table = self._tables[name]
+        values = np.asarray(rows, np.float64)
+        if values.ndim == 1:
+            values = values.reshape(1, -1)
+        if values.ndim != 2 or values.shape[1] != len(table.columns):
+            raise ValueError(
+                f"rows of {name!r} have shape {values.shape}, expected (n, {len(table.columns)})"
+            )
+        if not table.put(values):
+            self._write(table, values)
+        if time.monotonic() - self._flushed_at >= BLOCK_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Gives all buffered rows to the readers."""
+        for table in self._tables.values():
+            self._write(table, None)
+        self._flushed_at = time.monotonic()
+
+    def commit(self) -> None:
+        """Makes every row appended so far durable; called before each checkpoint."""
+        import h5py
+
+        self.flush()
+        with self._storage("write"):
+            h5py.h5f.flush(self._file)
+            getattr(os, "fdatasync", os.fsync)(self._file.get_vfd_handle())  # HDF5 itself never calls fsync
+
+    def close(self) -> None:
+        """Commits and closes (again: nothing). After a failed write it closes as well as it can, silently."""
+        if not self._file.valid:
+            return
+        try:
+            if self._failure is None:
+                self.commit()
+        finally:
+            if self._failure is None:
+                with self._storage("close"):
+                    self._tables.clear()
+                    self._file.close()
+            else:
+                self._tables.clear()
+                with contextlib.suppress(OSError, RuntimeError):
+                    self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except StorageError:
+            if error is None:  # the error under way says more
+                raise
+
+    def _write(self, table: _Table, values: Rows | None) -> None:
+        with self._storage("write"):
+            table.drain()
+            if values is not None and not table.put(values):
+                table.write(values)
+
+    @contextlib.contextmanager
+    def _storage(self, action: str) -> Iterator[None]:
+        """Turns a failure of libhdf5 or the system into the StorageError that ends this log."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            found = re.search(r"errno = (\d+)", str(error))
+            code = getattr(error, "errno", None) or (int(found[1]) if found else None)
+            self._failure = atomic.storage_error(action, self.path, code, str(error).split("\n")[0][:200])
+            raise self._failure from error
+
+
+class _Table:
+    """One data set, the buffer before it, and what is in both."""
+
+    def __init__(self, dataset: Any, columns: tuple[str, ...]) -> None:
+        self.dataset = dataset
+        self.columns = columns
+        self.written = int(dataset.shape[0])
+        self.buffer = np.empty((BLOCK_ROWS, len(columns)))
+        self.pending = 0
+
+    @property
+    def total(self) -> int:
+        return self.written + self.pending
+
+    def put(self, values: Rows) -> bool:
+        """Buffers the rows if they fit and leave room; False when the caller must write."""
+        end = self.pending + len(values)
+        if end > BLOCK_ROWS or self.pending == BLOCK_ROWS:
+            return False
+        self.buffer[self.pending : end] = values
+        self.pending = end
+        return True
+
+    def drain(self) -> None:
+        """Writes and flushes the buffered rows."""
+        if self.pending:
+            self.write(self.buffer[: self.pending])
+            self.pending = 0
+
+    def write(self, values: Rows) -> None:
+        """Appends rows to the data set and flushes it, so that readers see all of them or none."""
+        import h5py
+
+        rows, width = values.shape
+        end = self.written + rows
+        self.dataset.set_extent((end, width))
+        place = self.dataset.get_space()
+        place.select_hyperslab((self.written, 0), (rows, width))
+        self.dataset.write(h5py.h5s.create_simple((rows, width)), place, np.ascontiguousarray(values))
+        self.dataset.flush()
+        self.written = end
+
+
+def read(path: str | Path, *, patience: float = 2.0) -> dict[str, Table]:
+    """All tables of a log as {name: (columns, rows)}; retries for `patience` seconds beside a live writer.
+
+    A torn file can block libhdf5 for long: use `read_safely` for the log of a live or killed run. UsageError
+    when the file is missing, FileFormatError when it is not a sound log.
+    """
+    source = Path(path)
+    deadline = time.monotonic() + patience
+    while True:
+        if not source.exists():
+            raise UsageError(f"there is no metrics log {shown(source)}; check the path")
+        try:
+            with plain_hdf5.as_format_error(shown(source)):
+                return _read_once(source)
+        except FileFormatError:
+            if time.monotonic() >= deadline or not _is_hdf5(source):
+                raise
+            time.sleep(0.02)
+
+
+def read_safely(path: str | Path, timeout: float = 10.0) -> dict[str, Table]:
+    """`read` in a child process that is killed after `timeout` seconds: for live, crashed and foreign logs."""
+    source = Path(path)
+    if not source.exists():
+        raise UsageError(f"there is no metrics log {shown(source)}; check the path")
+    return inspect.read_metrics(source, timeout)
+
+
+def _read_once(path: Path) -> dict[str, Table]:
+    import h5py
+
+    size = path.stat().st_size
+    if size > plain_hdf5.MAX_FILE_BYTES:
+        raise FileFormatError(f"{shown(path)} has {size} bytes, at most {plain_hdf5.MAX_FILE_BYTES} are read")
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_file_locking(False, True)
+    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ, access)
+    try:
+        tables = {}
+        where = shown(path)
+        budget = plain_hdf5.Budget(path.stat().st_size)
+        for name, columns, dataset in _datasets(file, where):
+            rows = plain_hdf5.read_dataset(dataset, budget, where, name)
+            if rows.ndim != 2 or rows.dtype != np.float64 or rows.shape[1] != len(columns):
+                raise FileFormatError(f"{where} holds {name!r} of another shape or type than its columns say")
+            # Rows announced but not filled yet hold the fill value NaN, which is no step.
+            sound = np.flatnonzero(~np.isnan(rows[:, columns.index("step")]))
+            tables[name] = (columns, rows[: int(sound[-1]) + 1 if sound.size else 0])
+        return tables
+    finally:
+        file.close()
+
+
+def _datasets(file: Any, where: str) -> list[tuple[str, tuple[str, ...], Any]]:
+    """Name, columns and low-level id of each table of an open log."""
+    import h5py
+
+    root = h5py.h5g.open(file, b"/")
+    plain_hdf5.check_format(root, where, FORMAT, VERSION)
+    found = []
+    for name, dataset in plain_hdf5.walk(root, plain_hdf5.Budget(0), where):
+        columns = plain_hdf5.text_list_attribute(dataset, b"columns", where)
+        if "step" not in columns:
+            raise FileFormatError(f"{where} holds {name!r} without a column 'step'")
+        found.append((name, columns, dataset))
+    return found
+
+
+def _image(tables: Mapping[str, Table]) -> bytes:
+    """A cleanly closed log with these tables, as bytes."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="latest") as file:
+        file.attrs["format"] = np.bytes_(FORMAT)
+        file.attrs["version"] = np.int64(VERSION)
+        for name, (columns, rows) in tables.items():
+            if not _NAME.fullmatch(name) or "step" not in columns or len(set(columns)) != len(columns):
+                raise ValueError(
+                    f"table {name!r}: needs a plain name and distinct columns with 'step', not {columns}"
+                )
+            width = len(columns)
+            chunk = (max(1, _CHUNK_BYTES // (8 * width)), width)
+            dataset = file.create_dataset(
+                name,
+                data=rows,
+                dtype="<f8",
+                maxshape=(None, width),
+                chunks=chunk,
+                fillvalue=np.nan,
+                track_times=False,
+            )
+            dataset.attrs["columns"] = np.array([column.encode() for column in columns])
+    return buffer.getvalue()
+
+
+def _cut(table: Table | None, step: int) -> Table:
+    assert table is not None
+    columns, rows = table
+    return columns, rows[rows[:, columns.index("step")] <= step]
+
+
+def _is_hdf5(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError:
+        return False

@@ -1,0 +1,25 @@
+"""Row weights and scale factors, applied to narrow arrays so that no extra pass of data width is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aevb_engine.kernel import kernel
+
+
+@kernel("x: rc, factor: const -> y: rc", cuda="y = (T)factor * x;")
+def scale(xp: Any, x: Any, factor: float, y: Any) -> None:
+    """y = factor * x."""
+    xp.multiply(x, x.dtype.type(factor), out=y)
+
+
+@kernel("weight: r, x: rc -> y: rc", cuda="y = weight * x;")
+def weigh(xp: Any, weight: Any, x: Any, y: Any) -> None:
+    """y = weight * x, one weight a row."""
+    xp.multiply(x, weight[:, None], out=y)
+
+
+@kernel("x: rc -> y: rc!", cuda="y += x;")
+def add(xp: Any, x: Any, y: Any) -> None:
+    """y += x."""
+    xp.add(y, x, out=y)

@@ -1,0 +1,220 @@
+"""The decoder p(x | z): hidden layers and heads of the engine, a likelihood from a plugin (LX 26-31)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aevb_engine.kernels.affine import affine, affine_backward_data
+from aevb_engine.kernels.rows import add, scale, weigh
+from aevb_engine.model.likelihood import Head, Likelihood
+from aevb_engine.model.mlp import GradientPiece, Mlp, bias_gradient, weight_gradient
+from aevb_engine.model.parameters import Parameters
+from aevb_engine.model.workspace import Workspace
+from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
+
+
+class Decoder:
+    """Maps z (B * L, Z) to the likelihood's heads; row weights enter narrow arrays only."""
+
+    def __init__(
+        self, latent: int, hidden: tuple[int, ...], dim: int, likelihood: Likelihood, activation: str
+    ) -> None:
+        self.latent = latent
+        self.dim = dim
+        self.likelihood = likelihood
+        self.mlp = Mlp("decoder", latent, hidden, activation)
+        self.affine_heads = [h for h in likelihood.heads if h.source == "affine"]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self.mlp.shapes()
+        for head in self.likelihood.heads:
+            width = 1 if head.source == "scalar" else self.dim * head.group
+            if head.source == "affine":
+                shapes[f"decoder.{head.name}.weight"] = (self.mlp.outputs, width)
+                shapes[f"decoder.{head.name}.bias"] = (width,)
+            else:
+                shapes[f"decoder.{head.name}"] = (width,)
+        return shapes
+
+    # Forward ------------------------------------------------------------------------------------------------
+
+    def prepare(self, ws: Workspace, parameters: Parameters) -> list[Operation]:
+        """Once a step, before any row: biases of scaled heads."""
+        return [
+            operation(scale, parameters[f"decoder.{h.name}.bias"].theta, h.scale, self._bias(ws, parameters, h))
+            for h in self.affine_heads
+            if h.scale != 1
+        ]
+
+    def forward(self, ws: Workspace, parameters: Parameters, z: Buffer) -> list[Operation]:
+        """z to every affine head."""
+        operations, h = self.mlp.forward(ws.many, parameters, z)
+        for factor in sorted({head.scale for head in self.affine_heads} - {1.0}):
+            operations.append(operation(scale, h, factor, self._hidden(ws, z, factor)))
+        for head in self.affine_heads:
+            weight = parameters[f"decoder.{head.name}.weight"].theta
+            source, bias = self._hidden(ws, z, head.scale), self._bias(ws, parameters, head)
+            operations.append(operation(affine, source, weight, bias, self._head(ws, head)))
+        return operations
+
+    def log_prob(self, ws: Workspace, parameters: Parameters, x: Buffer, gradient: bool) -> Operation:
+        """logp (B, L) from the heads, with the unweighted gradient by each head where asked."""
+        likelihood = self.likelihood
+        heads = [self._shaped(ws, parameters, h) for h in likelihood.heads]
+        scratch = [self._wide(ws, ws.many(f"scratch{i}", self.dim)) for i in range(likelihood.scratch)]
+        dheads = [self._gradient(ws, h) for h in likelihood.heads] if gradient else []
+        logp = ws.by_sample(ws.many("logp"))
+        cube = ws.by_sample(x)
+
+        def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+            given = (cube.view(rows), *(h.view(rows) for h in heads))
+            out = {"logp": logp.view(rows), "scratch": [s.view(rows) for s in scratch]}
+            if not gradient:
+                return lambda: likelihood.log_prob(xp, *given, **out)
+            backward = [d.view(rows) for d in dheads]
+            return lambda: likelihood.log_prob_and_backward(xp, *given, dheads=backward, **out)
+
+        name = "log_prob_and_backward" if gradient else "log_prob"
+        return custom(name, bind, (cube, *heads), (logp, *dheads, *scratch))
+
+    def mean(self, ws: Workspace, parameters: Parameters) -> Operation:
+        """mean (B, L, D) of p(x | z) from the heads."""
+        likelihood = self.likelihood
+        heads = [self._shaped(ws, parameters, h) for h in likelihood.heads]
+        mean = self._wide(ws, ws.many("mean", self.dim))
+
+        def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+            given = [h.view(rows) for h in heads]
+            out = mean.view(rows)
+            return lambda: likelihood.mean(xp, *given, mean=out)
+
+        return custom("mean", bind, tuple(heads), (mean,))
+
+    def sample(self, ws: Workspace, parameters: Parameters, draw: Any) -> Operation:
+        """x (B, L, D) ~ p(x | z) from the heads into the buffer "draw"."""
+        likelihood = self.likelihood
+        heads = [self._shaped(ws, parameters, h) for h in likelihood.heads]
+        x = self._wide(ws, ws.many("draw", self.dim))
+
+        def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+            given = [h.view(rows) for h in heads]
+            out = x.view(rows)
+            return lambda: likelihood.sample(xp, *given, draw=draw(rows), x=out)
+
+        return custom("sample", bind, tuple(heads), (x,))
+
+    # Backward -----------------------------------------------------------------------------------------------
+
+    def backward_data(
+        self, ws: Workspace, parameters: Parameters, weight: Buffer, dz: Buffer
+    ) -> list[Operation]:
+        """dz (B * L, Z) of sum over rows of weight * logp; the hidden layers' gradients on the way."""
+        depth = len(self.mlp.hidden)
+        width = self.mlp.outputs
+        dh = ws.many(f"ddecoder.h{depth}", width) if depth else dz
+        operations = []
+        for i, head in enumerate(self.affine_heads):
+            matrix = parameters[f"decoder.{head.name}.weight"].theta
+            dhead = ws.many(f"d{head.name}", self.dim * head.group)
+            target = ws.many("partial", width) if i else dh
+            operations.append(operation(affine_backward_data, dhead, matrix, target))
+            if head.scale != 1:
+                operations.append(operation(scale, target, head.scale, target))
+            if i:
+                operations.append(operation(add, target, dh))
+        operations.append(operation(weigh, weight, dh, dh))
+        return operations + self.mlp.backward_data(ws.many, parameters, dz)
+
+    def weigh_rows(self, ws: Workspace, weight: Buffer, z: Buffer) -> list[Operation]:
+        """Row weights times head scale, and the hidden layer times both: what the head gradients need."""
+        operations = []
+        for factor in sorted({head.scale for head in self.likelihood.heads}):
+            weights = self._weights(ws, weight, factor)
+            if factor != 1:
+                operations.append(operation(scale, weight, factor, weights))
+            if any(h.scale == factor for h in self.affine_heads):
+                operations.append(operation(weigh, weights, self._top(ws, z), self._weighted(ws, factor)))
+        return operations
+
+    def backward_params(
+        self, ws: Workspace, parameters: Parameters, weight: Buffer, z: Buffer
+    ) -> list[GradientPiece]:
+        ones = ws.many("sample ones")
+        ones.array[...] = 1
+        pieces = self.mlp.backward_params(ws.many, parameters, z, ones)
+        for head in self.likelihood.heads:
+            weights = self._weights(ws, weight, head.scale)
+            dhead = ws.many(f"d{head.name}", self.dim * head.group)
+            if head.source == "affine":
+                x = self._weighted(ws, head.scale)
+                pieces.append(weight_gradient(parameters[f"decoder.{head.name}.weight"], x, dhead))
+                pieces.append(bias_gradient(parameters[f"decoder.{head.name}.bias"], weights, dhead))
+            elif head.source == "per_dim":
+                pieces.append(bias_gradient(parameters[f"decoder.{head.name}"], weights, dhead))
+            else:
+                pieces.append(self._scalar_gradient(ws, parameters, head, weights, dhead))
+        return pieces
+
+    def _scalar_gradient(
+        self, ws: Workspace, parameters: Parameters, head: Head, weights: Buffer, dhead: Buffer
+    ) -> GradientPiece:
+        """One number for all columns: the weighted sum of the whole gradient array."""
+        parameter = parameters[f"decoder.{head.name}"]
+        columns = ws.table(f"d{head.name} by column", self.dim * head.group)
+
+        def make(lo: int, hi: int) -> Operation:
+            def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+                w, d, c, out = weights.array, dhead.array, columns.array, parameter.grad.array
+
+                def run() -> None:
+                    xp.matmul(w, d, out=c)
+                    xp.add.reduce(c, out=out[0:1], axis=0, keepdims=True)
+
+                return run
+
+            return custom("scalar_gradient", bind, (weights, dhead), (columns, parameter.grad))
+
+        return GradientPiece(parameter, 1, dhead.array.size, make)
+
+    # Buffers ------------------------------------------------------------------------------------------------
+
+    def _top(self, ws: Workspace, z: Buffer) -> Buffer:
+        """The last hidden layer, or z itself."""
+        depth = len(self.mlp.hidden)
+        return ws.many(f"decoder.h{depth}", self.mlp.outputs) if depth else z
+
+    def _hidden(self, ws: Workspace, z: Buffer, factor: float) -> Buffer:
+        """The last hidden layer times a head's scale."""
+        return self._top(ws, z) if factor == 1 else ws.many(f"decoder.h * {factor}", self.mlp.outputs)
+
+    def _weights(self, ws: Workspace, weight: Buffer, factor: float) -> Buffer:
+        return weight if factor == 1 else ws.many(f"weight * {factor}")
+
+    def _weighted(self, ws: Workspace, factor: float) -> Buffer:
+        return ws.many(f"decoder.h * weight * {factor}", self.mlp.outputs)
+
+    def _bias(self, ws: Workspace, parameters: Parameters, head: Head) -> Buffer:
+        if head.scale == 1:
+            return parameters[f"decoder.{head.name}.bias"].theta
+        return ws.table(f"{head.name}.bias * {head.scale}", self.dim * head.group)
+
+    def _head(self, ws: Workspace, head: Head) -> Buffer:
+        return ws.many(head.name, self.dim * head.group)
+
+    def _wide(self, ws: Workspace, buffer: Buffer, group: int = 1) -> Buffer:
+        """(B * L, D * K) as (B, L, D) or (B, L, D, K)."""
+        tail = (self.dim,) if group == 1 else (self.dim, group)
+        return buffer.reshaped(1, ws.batch, ws.samples, *tail)
+
+    def _gradient(self, ws: Workspace, head: Head) -> Buffer:
+        return self._wide(ws, ws.many(f"d{head.name}", self.dim * head.group), head.group)
+
+    def _shaped(self, ws: Workspace, parameters: Parameters, head: Head) -> Buffer:
+        """A head as the likelihood receives it."""
+        if head.source == "affine":
+            return self._wide(ws, self._head(ws, head), head.group)
+        buffer = parameters[f"decoder.{head.name}"].theta
+        if head.source == "scalar":
+            return buffer.reshaped(0, 1, 1, 1)
+        return buffer.reshaped(0, 1, 1, *((self.dim,) if head.group == 1 else (self.dim, head.group)))

@@ -1,0 +1,107 @@
+"""The decoder plugin: how log p(x | parameters) and its gradient follow from the decoder's heads.
+
+The engine owns the layers. A likelihood names its heads and supplies row-independent array code: permuting or splitting
+the rows changes nothing. Shapes: x (B, 1, D); an affine head (B, L, D), or (B, L, D, K) with ``group=K``; a per_dim head
+(1, 1, D[, K]); a scalar head (1, 1, 1); log_prob (B, L) in nats a data point with its normalising constant.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine.errors import DataError
+
+
+@dataclass(frozen=True)
+class Head:
+    """One parameter array of the likelihood.
+
+    ``source``: "affine" from the last hidden layer, "per_dim" one free number a column, "scalar" one for all.
+    ``scale``: the likelihood receives scale times the affine map; the factor is folded into narrow arrays. Gradients
+    are returned with respect to what was received.
+    """
+
+    name: str
+    group: int = 1
+    source: Literal["affine", "per_dim", "scalar"] = "affine"
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Support:
+    """The values a likelihood accepts, and whether it gives them a mass or a density."""
+
+    kind: Literal["binary", "unit", "real", "count", "codes"]
+    measure: Literal["mass", "density"]
+    levels: int = 0  # number of codes
+
+    def check(self, x: npt.NDArray[Any], what: str) -> None:
+        """DataError where rows of ``x`` (N, D), as the model sees them, lie outside."""
+        low, high = float(x.min()), float(x.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise DataError(f"{what} holds NaN or infinite values; remove or impute them")
+        if self.kind == "real":
+            return
+        if self.kind == "unit":
+            good = low >= 0 and high <= 1
+        elif self.kind == "binary":
+            good = low >= 0 and high <= 1 and bool(((x == 0) | (x == 1)).all())
+        else:
+            top = np.inf if self.kind == "count" else self.levels - 1
+            good = low >= 0 and high <= top and bool((x == np.floor(x)).all())
+        if not good:
+            mend = {
+                "binary": "the decoder takes 0 and 1 only: use --binarize threshold, static or dynamic",
+                "unit": "the decoder takes values in [0, 1]: rescale the data (--scale unit)",
+                "count": "the decoder takes counts 0, 1, 2, ...",
+                "codes": f"the decoder takes codes 0 to {self.levels - 1}",
+            }[self.kind]
+            raise DataError(f"{what} holds values between {low:g} and {high:g}; {mend}")
+
+
+class Likelihood(ABC):
+    """Base class of decoder plugins; keyword-only constructor parameters are the options ``-o decoder.KEY=VALUE``."""
+
+    summary: ClassVar[str] = ""
+    heads: tuple[Head, ...]
+    support: Support
+    scratch: int = 1  # arrays of shape (B, L, D) that log_prob and log_prob_backward may overwrite
+    cuda: str | None = None
+
+    def adapt(self, log_variance_unit: float) -> None:  # noqa: B027 - a hook, not a duty
+        """Called once with the log-variance of the data's unit (0 for data of unit scale, 2 ln 255 for raw 8-bit)."""
+
+    @abstractmethod
+    def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
+        """logp (B, L): sum over the columns of log p(x_d | heads_d)."""
+
+    @abstractmethod
+    def log_prob_backward(
+        self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]
+    ) -> None:
+        """dheads (B, L, D[, K]): derivative of log p(x | heads) by each head; row weights are the engine's."""
+
+    def log_prob_and_backward(
+        self, xp: Any, x: Any, *heads: Any, logp: Any, dheads: Sequence[Any], scratch: Sequence[Any]
+    ) -> None:
+        """Both at once; override where they share work."""
+        self.log_prob(xp, x, *heads, logp=logp, scratch=scratch)
+        self.log_prob_backward(xp, x, *heads, dheads=dheads, scratch=scratch)
+
+    @abstractmethod
+    def mean(self, xp: Any, *heads: Any, mean: Any) -> None:
+        """mean (B, L, D) of p(x | heads)."""
+
+    def mean_backward(self, xp: Any, *heads: Any, dmean: Any, dheads: Sequence[Any]) -> None:
+        """dheads for a given dmean (B, L, D); needed by the squared-error autoencoder only."""
+        raise NotImplementedError(f"{type(self).__name__} offers no mean_backward")
+
+    @abstractmethod
+    def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
+        """x (B, L, D) ~ p(x | heads), from ``draw.uniform(i)`` and ``draw.normal(i)``, i = 0, 1, ... (B, L, D)."""

@@ -1,0 +1,84 @@
+"""What an objective builds: the operations of one batch, and the parts every bound shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aevb_engine.kernels.reparameterize import reparameterize, reparameterize_backward
+from aevb_engine.model.mlp import GradientPiece
+from aevb_engine.model.model import Model
+from aevb_engine.model.workspace import Workspace
+from aevb_engine.operation import Buffer, Operation, operation
+
+
+@dataclass
+class Program:
+    """Operations by phase: ``prepare`` once, ``rows`` split over data points, ``pieces`` split over parameters.
+
+    Every bound leaves, a data point, ``bound``, ``reconstruction`` and ``kl`` (B,) in nats.
+    """
+
+    prepare: list[Operation] = field(default_factory=list)
+    rows: list[Operation] = field(default_factory=list)
+    pieces: list[GradientPiece] = field(default_factory=list)
+
+
+class Pass:
+    """A batch on its way through the model: named buffers of the workspace and shared stretches of operations."""
+
+    def __init__(self, model: Model, ws: Workspace, gradient: bool) -> None:
+        self.model = model
+        self.ws = ws
+        self.gradient = gradient
+        z = model.architecture.latent
+        self.latent = z
+        self.x = ws.one("x", model.architecture.dim)
+        self.eps = ws.many("eps", z)
+        self.z = ws.many("z", z)
+        self.logp = ws.many("logp")
+        self.weight = ws.many("weight")
+        self.mu, self.logvar = model.encoder.halves(ws, "latent")
+        self.sigma = ws.one("sigma", z)
+
+    def cube(self, buffer: Buffer) -> Buffer:
+        """A sample buffer as (B, L, ...)."""
+        return self.ws.by_sample(buffer)
+
+    def scratch(self, buffer: Buffer) -> Buffer:
+        """A narrow scratch array shaped like ``buffer``."""
+        shape = buffer.array.shape[1:]
+        make = self.ws.many if buffer.array.shape[0] == self.ws.batch * self.ws.samples else self.ws.one
+        return make(f"scratch {'x'.join(map(str, shape))} of {buffer.array.shape[0]}", *shape)
+
+    def encode_and_decode(self) -> list[Operation]:
+        """x -> q(z | x) -> z -> log p(x | z), with the gradient by the heads where one is wanted."""
+        model, ws, theta = self.model, self.ws, self.model.parameters
+        return [
+            *model.encoder.forward(ws, theta, self.x),
+            operation(reparameterize, self.mu, self.sigma, self.cube(self.eps), self.cube(self.z)),
+            *model.decoder.forward(ws, theta, self.z),
+            model.decoder.log_prob(ws, theta, self.x, self.gradient),
+        ]
+
+    def backward(self, prior: list[Operation], latent: list[Operation]) -> list[Operation]:
+        """From the row weights to every layer's gradient; ``prior`` acts on dz, ``latent`` on (dmu, dlogvar)."""
+        model, ws, theta = self.model, self.ws, self.model.parameters
+        dz = ws.many("dz", self.latent)
+        dmu, dlogvar = model.encoder.halves(ws, "dlatent")
+        cubes = (self.cube(dz), self.sigma, self.cube(self.eps), self.cube(self.scratch(dz)))
+        return [
+            *model.decoder.backward_data(ws, theta, self.weight, dz),
+            *model.decoder.weigh_rows(ws, self.weight, self.z),
+            *prior,
+            operation(reparameterize_backward, *cubes, dmu, dlogvar),
+            *latent,
+            *model.encoder.backward_data(ws, theta),
+        ]
+
+    def gradients(self) -> list[GradientPiece]:
+        """The gradient of every parameter, from what ``backward`` left."""
+        model, ws, theta = self.model, self.ws, self.model.parameters
+        return [
+            *model.encoder.backward_params(ws, theta, self.x),
+            *model.decoder.backward_params(ws, theta, self.weight, self.z),
+        ]

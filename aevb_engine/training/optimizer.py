@@ -1,0 +1,31 @@
+"""The optimizer plugin: one fused pass over a range of the flat parameter vector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+class Optimizer(ABC):
+    """Base class of optimizer plugins; keyword-only constructor parameters are the options ``-o optimizer.KEY=VALUE``.
+
+    ``state`` names its vectors (P,), zero at the start, stored in checkpoints. What changes between steps is computed
+    by ``coefficients`` on the host and reaches ``update`` as an array, so that a captured step can replay.
+    """
+
+    summary: ClassVar[str] = ""
+    default_lr: ClassVar[float] = 0.001
+    state: tuple[str, ...] = ()
+    scratch: int = 1
+    cuda: str | None = None  # elementwise text of ``update``: names grad, theta, the state, and coef[i]
+
+    @abstractmethod
+    def coefficients(self, step: int, lr: float) -> tuple[float, ...]:
+        """The numbers of one step; ``step`` counts from 1 and ``lr`` follows the schedule."""
+
+    @abstractmethod
+    def update(
+        self, xp: Any, grad: Any, coef: Any, scratch: Sequence[Any], theta: Any, *state: Any
+    ) -> None:
+        """Descend: theta and the state vectors are updated in place, elementwise; ``grad`` may be overwritten."""

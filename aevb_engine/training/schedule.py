@@ -1,0 +1,52 @@
+"""Learning rates over the steps: ``constant``, ``exponential:RATE[:EVERY]``, ``steps:AT,AT,...[:FACTOR]``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aevb_engine.errors import UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A factor on the learning rate as a function of the step (counted from 1)."""
+
+    kind: str = "constant"
+    factor: float = 1.0
+    every: float = 1.0
+    at: tuple[int, ...] = ()
+
+    def __call__(self, step: int) -> float:
+        if self.kind == "exponential":
+            return float(self.factor ** ((step - 1) / self.every))
+        if self.kind == "steps":
+            return float(self.factor ** sum(step > s for s in self.at))
+        return 1.0
+
+
+def parse_schedule(text: str) -> Schedule:
+    """``constant``; ``exponential:0.5:1000`` halves smoothly every 1000 steps; ``steps:5000,8000:0.1`` cuts to a tenth."""
+    kind, *fields = text.split(":")
+    try:
+        if kind == "constant" and not fields:
+            return Schedule()
+        if kind == "exponential" and len(fields) in (1, 2):
+            every = float(fields[1]) if len(fields) == 2 else 1.0
+            return _checked(Schedule(kind, float(fields[0]), every), text)
+        if kind == "steps" and len(fields) in (1, 2):
+            factor = float(fields[1]) if len(fields) == 2 else 0.1
+            at = tuple(int(s) for s in fields[0].split(","))
+            if list(at) != sorted(set(at)) or at[0] < 1:
+                raise ValueError
+            return _checked(Schedule(kind, factor, at=at), text)
+    except ValueError:
+        pass
+    known = ("constant", "exponential", "steps")
+    hint = suggest(kind, known) if kind not in known else "write constant, exponential:0.5:1000 or steps:5000,8000:0.1"
+    raise UsageError(f"--lr-schedule {text}: {hint}")
+
+
+def _checked(schedule: Schedule, text: str) -> Schedule:
+    if not 0 < schedule.factor <= 1 or not 0 < schedule.every < float("inf"):
+        raise UsageError(f"--lr-schedule {text}: the factor must be in (0, 1] and the interval positive")
+    return schedule

@@ -1,0 +1,123 @@
+"""Gaussian likelihood for real data (LX 28-31; KW appendix C.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from aevb_engine.kernels.gaussian import gaussian_log_density, gaussian_log_density_and_backward
+from aevb_engine.model.likelihood import Head, Likelihood, Support
+
+
+class Gaussian(Likelihood):
+    """log N(x; mean, e^logvar), both from the decoder.
+
+    ``mean``: "linear", or "sigmoid" for data in [0, 1] (KW). ``variance``: "affine" from the hidden layer or "per_dim",
+    one free number a column. ``min_logvar``: a smooth floor, logvar = floor + softplus(raw - floor), for data of unit
+    scale (data in other units move it by their log-variance unit); "none" for no floor.
+    """
+
+    summary: ClassVar[str] = "real data, mean and log-variance from the decoder"
+    support = Support("real", "density")
+    scratch = 4
+
+    def __init__(
+        self,
+        *,
+        mean: Literal["linear", "sigmoid"] = "linear",
+        variance: Literal["affine", "per_dim"] = "affine",
+        min_logvar: float | None = -7.0,
+    ) -> None:
+        self.sigmoid = mean == "sigmoid"
+        self.floor = min_logvar
+        self.heads = (
+            Head("mean", scale=0.5 if self.sigmoid else 1.0),
+            Head("logvar", source=variance),
+        )
+
+    def adapt(self, log_variance_unit: float) -> None:
+        if self.floor is not None:
+            self.floor += log_variance_unit
+
+    def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
+        mean, logvar = self._mean(xp, heads[0], scratch[0]), self._logvar(xp, heads[1], scratch[1], scratch[2])
+        gaussian_log_density(xp, x, mean, logvar, scratch[2], scratch[3], logp)
+
+    def log_prob_backward(
+        self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]
+    ) -> None:
+        unused = scratch[3][..., 0]
+        self.log_prob_and_backward(xp, x, *heads, logp=unused, dheads=dheads, scratch=scratch)
+
+    def log_prob_and_backward(
+        self, xp: Any, x: Any, *heads: Any, logp: Any, dheads: Sequence[Any], scratch: Sequence[Any]
+    ) -> None:
+        dmean, dlogvar = dheads
+        work = scratch[2]
+        number = work.dtype.type
+        mean, logvar = self._mean(xp, heads[0], scratch[0]), self._logvar(xp, heads[1], scratch[1], work)
+        gaussian_log_density_and_backward(xp, x, mean, logvar, work, logp, dmean, dlogvar)
+        if self.sigmoid:  # d mean / d(raw / 2) = 2 mean (1 - mean)
+            xp.subtract(number(1), mean, out=work)
+            xp.multiply(work, mean, out=work)
+            xp.multiply(dmean, work, out=dmean)
+            xp.add(dmean, dmean, out=dmean)
+        if self.floor is not None:  # d logvar / d raw = sigmoid(raw - floor) = 1 - e^(floor - logvar)
+            slope = work[: logvar.shape[0], : logvar.shape[1]]
+            xp.subtract(number(self.floor), logvar, out=slope)
+            xp.exp(slope, out=slope)
+            xp.subtract(number(1), slope, out=slope)
+            xp.multiply(dlogvar, slope, out=dlogvar)
+
+    def mean(self, xp: Any, *heads: Any, mean: Any) -> None:
+        if self.sigmoid:
+            self._mean(xp, heads[0], mean)
+        else:
+            mean[...] = heads[0]
+
+    def mean_backward(self, xp: Any, *heads: Any, dmean: Any, dheads: Sequence[Any]) -> None:
+        dheads[1][...] = 0
+        if self.sigmoid:  # (1 - tanh^2) / 2
+            out = dheads[0]
+            number = out.dtype.type
+            xp.tanh(heads[0], out=out)
+            xp.multiply(out, out, out=out)
+            xp.subtract(number(1), out, out=out)
+            xp.multiply(out, number(0.5), out=out)
+            xp.multiply(out, dmean, out=out)
+        else:
+            dheads[0][...] = dmean
+
+    def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
+        """mean + e^(logvar / 2) * normal."""
+        logvar = self._logvar(xp, heads[1], xp.empty_like(x), xp.empty_like(x))
+        deviation = xp.exp(logvar * x.dtype.type(0.5))
+        self.mean(xp, *heads, mean=x)
+        x += deviation * draw.normal(0)
+
+    def _mean(self, xp: Any, raw: Any, out: Any) -> Any:
+        """The mean; sigmoid(2a) = (1 + tanh a) / 2 of the halved head."""
+        if not self.sigmoid:
+            return raw
+        number = out.dtype.type
+        xp.tanh(raw, out=out)
+        xp.add(out, number(1), out=out)
+        xp.multiply(out, number(0.5), out=out)
+        return out
+
+    def _logvar(self, xp: Any, raw: Any, out: Any, work: Any) -> Any:
+        """floor + softplus(raw - floor) = floor + (v + |v|) / 2 + log(1 + e^-|v|)."""
+        if self.floor is None:
+            return raw
+        out, work = (a[: raw.shape[0], : raw.shape[1]] for a in (out, work))
+        number = out.dtype.type
+        xp.subtract(raw, number(self.floor), out=out)
+        xp.absolute(out, out=work)
+        xp.add(out, work, out=out)
+        xp.multiply(out, number(0.5), out=out)
+        xp.negative(work, out=work)
+        xp.exp(work, out=work)
+        xp.log1p(work, out=work)
+        xp.add(out, work, out=out)
+        xp.add(out, number(self.floor), out=out)
+        return out

@@ -1,0 +1,24 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from aevb_engine.training.optimizer import Optimizer
+
+
+class Sgd(Optimizer):
+    """theta <- theta - lr g, as torch.optim.SGD."""
+
+    summary: ClassVar[str] = "stochastic gradient descent"
+    default_lr: ClassVar[float] = 0.001
+    scratch = 0
+    cuda = "theta -= coef[0] * grad;"
+
+    def coefficients(self, step: int, lr: float) -> tuple[float, ...]:
+        return (lr,)
+
+    def update(self, xp: Any, grad: Any, coef: Any, scratch: Sequence[Any], theta: Any, *state: Any) -> None:
+        xp.multiply(grad, coef[0], out=grad)
+        xp.subtract(theta, grad, out=theta)
