@@ -41,4 +41,3 @@ def choose(name: str, threads: int | None = None) -> Backend:
     if name == "gpu":
         raise BackendError("backend 'gpu' is not part of this version; use --backend cpu")
     raise UsageError(f"unknown backend '{name}': known: auto, cpu, gpu")
-

@@ -28,6 +28,7 @@ class NumpyBackend:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or physical_cores()
         self._workers: list[_Worker] = []
+        self._blas = threadpoolctl.ThreadpoolController()
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
         return np.zeros(shape, dtype)  # zeros: padding is never read from uninitialized memory
@@ -45,7 +46,7 @@ class NumpyBackend:
         while len(self._workers) < max(map(len, phases)) - 1:
             self._workers.append(_Worker())
         # Overflow and invalid values are looked for by the trainer, by step; a warning a kernel would say less.
-        with threadpoolctl.threadpool_limits(1, user_api="blas"), np.errstate(all="ignore"):
+        with self._blas.limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
             for _ in range(times):
                 for shares in phases:
                     busy = self._workers[: len(shares) - 1]

@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aevb_engine.data.dataset import DataRequest, Progress
-from aevb_engine.data.download import DownloadError, Opener, fetch, open_https
 from aevb_engine.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    from aevb_engine.data.download import Opener
 
 _SLACK = 65536  # bytes that a container may add to its content
 
@@ -61,9 +64,10 @@ class Folder:
     own: bool = False
 
 
-def content(file: RemoteFile, request: DataRequest, opener: Opener = open_https) -> Content:
+def content(file: RemoteFile, request: DataRequest, opener: Opener | None = None) -> Content:
     """The verified content of ``file``: found in a folder, else downloaded unless the request is offline.
 
+    ``opener`` opens a mirror's address (default: https only).
     Raises DataError (wrong or missing file, failed download, with where to put it) or StorageError.
     """
     folders = search_folders(request.data_dir)
@@ -181,12 +185,20 @@ def _verified(file: RemoteFile, data: bytes) -> bytes:
     return found
 
 
-def _download(file: RemoteFile, target: Path, place: str, progress: Progress | None, opener: Opener) -> bytes:
+def _download(
+    file: RemoteFile, target: Path, place: str, progress: Progress | None, opener: Opener | None
+) -> bytes:
     """Try the mirrors in order; store and return the first verified content."""
+    from aevb_engine.data.download import (
+        DownloadError,
+        fetch,
+        open_https,
+    )  # 40 ms, spared when files are found
+
     causes = []
     for url in file.urls:
         try:
-            data = fetch(url, file.most, f"downloading {file.names[0]}", progress, opener)
+            data = fetch(url, file.most, f"downloading {file.names[0]}", progress, opener or open_https)
             found = _verified(file, data)
         except (DownloadError, ValueError) as error:
             causes.append(f"{url.split('/')[2]}: {error}")

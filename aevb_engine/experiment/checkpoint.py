@@ -73,7 +73,7 @@ def decode(data: bytes, where: str) -> Checkpoint:
 
     with plain_hdf5.as_format_error(shown(where)):
         where = shown(where)
-        if not data.startswith(b"\x89HDF\r\n\x1a\n"):
+        if not data.startswith(plain_hdf5.MAGIC):
             raise FileFormatError(f"{where} is not an HDF5 file")
         file = h5py.h5f.open_file_image(data)
         try:

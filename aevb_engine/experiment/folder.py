@@ -45,7 +45,7 @@ class RunInfo:
 
     @property
     def status(self) -> str:
-        """What the record says; "interrupted" for a run that says "running" while nobody holds its lock; "broken"."""
+        """What the record says; "interrupted" when that is "running" and nobody holds the lock; "broken"."""
         if self.record is None:
             return "broken"
         status = str(self.record.get("status", "unknown"))

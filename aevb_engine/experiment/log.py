@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -259,7 +260,7 @@ class _Table:
         self.written = end
 
 
-def read(path: str | Path, *, patience: float = 2.0) -> dict[str, Table]:
+def read(path: str | Path, *, patience: float = 1.0) -> dict[str, Table]:
     """All tables of a log as {name: (columns, rows)}; retries for `patience` seconds beside a live writer.
 
     A torn file can block libhdf5 for long: use `read_safely` for the log of a live or killed run. UsageError
@@ -268,31 +269,26 @@ def read(path: str | Path, *, patience: float = 2.0) -> dict[str, Table]:
     source = Path(path)
     deadline = time.monotonic() + patience
     while True:
-        if not source.exists():
-            raise UsageError(f"there is no metrics log {shown(source)}; check the path")
+        _check_file(source)
         try:
             with plain_hdf5.as_format_error(shown(source)):
                 return _read_once(source)
         except FileFormatError:
-            if time.monotonic() >= deadline or not _is_hdf5(source):
+            if time.monotonic() >= deadline:
                 raise
             time.sleep(0.02)
 
 
 def read_safely(path: str | Path, timeout: float = 10.0) -> dict[str, Table]:
-    """`read` in a child process that is killed after `timeout` seconds: for live, crashed and foreign logs."""
+    """`read` in a child process, killed after `timeout` seconds: for live, crashed and foreign logs."""
     source = Path(path)
-    if not source.exists():
-        raise UsageError(f"there is no metrics log {shown(source)}; check the path")
+    _check_file(source)
     return inspect.read_metrics(source, timeout)
 
 
 def _read_once(path: Path) -> dict[str, Table]:
     import h5py
 
-    size = path.stat().st_size
-    if size > plain_hdf5.MAX_FILE_BYTES:
-        raise FileFormatError(f"{shown(path)} has {size} bytes, at most {plain_hdf5.MAX_FILE_BYTES} are read")
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
@@ -363,9 +359,18 @@ def _cut(table: Table | None, step: int) -> Table:
     return columns, rows[rows[:, columns.index("step")] <= step]
 
 
-def _is_hdf5(path: Path) -> bool:
+def _check_file(path: Path) -> None:
+    """Refuses what libhdf5 need not be asked about: logs are published whole, so even a live one has its first bytes."""
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileFormatError(f"{shown(path)} is not a regular file")
+        if status.st_size > plain_hdf5.MAX_FILE_BYTES:
+            raise FileFormatError(f"{shown(path)} has {status.st_size} bytes, too many for a metrics log")
         with path.open("rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError:
-        return False
+            if file.read(8) != plain_hdf5.MAGIC:
+                raise FileFormatError(f"{shown(path)} is not an HDF5 file; restore it from a copy")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"there is no metrics log {shown(path)}; check the path") from None
+    except OSError as error:
+        raise atomic.storage_error("read", path, error.errno, str(error)) from error

@@ -15,6 +15,7 @@ import numpy as np
 
 from aevb_engine.errors import AevbError, FileFormatError
 
+MAGIC = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 MAX_FILE_BYTES = 4 << 30  # a file larger than this is not read
 MAX_INFLATED_BYTES = 1 << 30  # of all compressed data together
 MAX_CHUNK_BYTES = 64 << 20

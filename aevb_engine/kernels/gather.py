@@ -18,9 +18,7 @@ def gather(xp: Any, data: Any, index: Any, scale: float, rows: Any, x: Any) -> N
 
 
 @kernel("data: nc, index: r, words: rw, rows: rc~, wide: rc~, ones: rc~ -> x: rc")
-def gather_bernoulli(
-    xp: Any, data: Any, index: Any, words: Any, rows: Any, wide: Any, ones: Any, x: Any
-) -> None:
+def gather_bernoulli(xp: Any, data: Any, index: Any, words: Any, rows: Any, wide: Any, ones: Any, x: Any) -> None:
     """x ~ Bernoulli(data[index] / 255) for 8-bit data, from 16 random bits a pixel.
 
     x = 1 where 255 k < 65536 p, k uniform in 0 .. 2^16 - 1: the probability is p / 255 to within 2^-16, exactly 0 at

@@ -10,7 +10,10 @@ from aevb_engine.kernel import kernel
 LOG_2PI = math.log(2 * math.pi)
 
 
-@kernel("z: rc, scratch: rc~ -> logp: r+", cuda="scratch = z * z; logp += (T)-0.5 * (scratch + (T)1.8378770664093453);")
+@kernel(
+    "z: rc, scratch: rc~ -> logp: r+",
+    cuda="scratch = z * z; logp += (T)-0.5 * (scratch + (T)1.8378770664093453);",
+)
 def standard_normal_log_density(xp: Any, z: Any, scratch: Any, logp: Any) -> None:
     """log N(z; 0, I) = -1/2 sum_j (z_j^2 + log 2 pi)."""
     number = z.dtype.type
@@ -36,9 +39,7 @@ def reparameterized_log_density(xp: Any, logvar: Any, eps: Any, scratch: Any, lo
     cuda="root = exp((T)-0.5 * logvar); residual = (x - mean) * root;"
     " logp += (T)-0.5 * (residual * residual + logvar + (T)1.8378770664093453);",
 )
-def gaussian_log_density(
-    xp: Any, x: Any, mean: Any, logvar: Any, residual: Any, root: Any, logp: Any
-) -> None:
+def gaussian_log_density(xp: Any, x: Any, mean: Any, logvar: Any, residual: Any, root: Any, logp: Any) -> None:
     """log N(x; mean, e^logvar) = -1/2 sum_j ((x_j - mean_j)^2 / e^logvar_j + logvar_j + log 2 pi) (LX 28)."""
     number = residual.dtype.type
     _standardize(xp, x, mean, logvar, residual, root)

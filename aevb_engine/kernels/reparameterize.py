@@ -22,9 +22,7 @@ def reparameterize(xp: Any, mu: Any, sigma: Any, eps: Any, z: Any) -> None:
 
 
 @kernel("dz: blz, sigma: bz, eps: blz, scratch: blz~ -> dmu: bz, dlogvar: bz")
-def reparameterize_backward(
-    xp: Any, dz: Any, sigma: Any, eps: Any, scratch: Any, dmu: Any, dlogvar: Any
-) -> None:
+def reparameterize_backward(xp: Any, dz: Any, sigma: Any, eps: Any, scratch: Any, dmu: Any, dlogvar: Any) -> None:
     """dmu = sum_l dz, dlogvar = sum_l dz * eps * sigma / 2."""
     xp.multiply(dz, eps, out=scratch)
     if dz.shape[1] == 1:  # a copy is four times cheaper than a sum over an axis of one

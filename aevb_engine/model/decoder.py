@@ -17,9 +17,7 @@ from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 class Decoder:
     """Maps z (B * L, Z) to the likelihood's heads; row weights enter narrow arrays only."""
 
-    def __init__(
-        self, latent: int, hidden: tuple[int, ...], dim: int, likelihood: Likelihood, activation: str
-    ) -> None:
+    def __init__(self, latent: int, hidden: tuple[int, ...], dim: int, likelihood: Likelihood, activation: str) -> None:
         self.latent = latent
         self.dim = dim
         self.likelihood = likelihood
@@ -100,15 +98,13 @@ class Decoder:
         def bind(xp: Any, rows: Rows) -> Callable[[], None]:
             given = [h.view(rows) for h in heads]
             out = x.view(rows)
-            return lambda: likelihood.sample(xp, *given, draw=draw(rows), x=out)
+            return lambda: likelihood.sample(xp, *given, draw=draw, x=out)
 
         return custom("sample", bind, tuple(heads), (x,))
 
     # Backward -----------------------------------------------------------------------------------------------
 
-    def backward_data(
-        self, ws: Workspace, parameters: Parameters, weight: Buffer, dz: Buffer
-    ) -> list[Operation]:
+    def backward_data(self, ws: Workspace, parameters: Parameters, weight: Buffer, dz: Buffer) -> list[Operation]:
         """dz (B * L, Z) of sum over rows of weight * logp; the hidden layers' gradients on the way."""
         depth = len(self.mlp.hidden)
         width = self.mlp.outputs
@@ -137,9 +133,7 @@ class Decoder:
                 operations.append(operation(weigh, weights, self._top(ws, z), self._weighted(ws, factor)))
         return operations
 
-    def backward_params(
-        self, ws: Workspace, parameters: Parameters, weight: Buffer, z: Buffer
-    ) -> list[GradientPiece]:
+    def backward_params(self, ws: Workspace, parameters: Parameters, weight: Buffer, z: Buffer) -> list[GradientPiece]:
         ones = ws.many("sample ones")
         ones.array[...] = 1
         pieces = self.mlp.backward_params(ws.many, parameters, z, ones)

@@ -53,7 +53,10 @@ class Encoder:
         dh = ws.one(f"dencoder.h{len(self.mlp.hidden)}", self.mlp.outputs)
         dhead = ws.one("dlatent", 2 * self.latent)
         weight = parameters["encoder.head.weight"].theta
-        return [operation(affine_backward_data, dhead, weight, dh), *self.mlp.backward_data(ws.one, parameters)]
+        return [
+            operation(affine_backward_data, dhead, weight, dh),
+            *self.mlp.backward_data(ws.one, parameters),
+        ]
 
     def backward_params(self, ws: Workspace, parameters: Parameters, x: Buffer) -> list[GradientPiece]:
         ones = ws.one("ones")

@@ -82,9 +82,7 @@ class Likelihood(ABC):
         """logp (B, L): sum over the columns of log p(x_d | heads_d)."""
 
     @abstractmethod
-    def log_prob_backward(
-        self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]
-    ) -> None:
+    def log_prob_backward(self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]) -> None:
         """dheads (B, L, D[, K]): derivative of log p(x | heads) by each head; row weights are the engine's."""
 
     def log_prob_and_backward(

@@ -17,7 +17,6 @@ from aevb_engine.kernels.relu import relu, relu_backward
 from aevb_engine.kernels.softplus import softplus, softplus_backward
 from aevb_engine.kernels.tanh import tanh, tanh_backward
 from aevb_engine.model.parameters import Parameter, Parameters
-from aevb_engine.model.workspace import Workspace
 from aevb_engine.operation import Buffer, Operation, operation
 
 ActivationName = Literal["tanh", "relu", "softplus"]
@@ -45,7 +44,10 @@ def weight_gradient(parameter: Parameter, x: Buffer, dy: Buffer) -> GradientPiec
 
     def make(lo: int, hi: int) -> Operation:
         return operation(
-            affine_backward_weight, x.part((slice(None), slice(lo, hi))), dy, parameter.grad.part(slice(lo, hi))
+            affine_backward_weight,
+            x.part((slice(None), slice(lo, hi))),
+            dy,
+            parameter.grad.part(slice(lo, hi)),
         )
 
     return GradientPiece(parameter, inputs, x.array.shape[0] * outputs, make)
@@ -56,9 +58,7 @@ def bias_gradient(parameter: Parameter, weight: Buffer, dy: Buffer) -> GradientP
     flat = parameter.grad.reshaped(0, -1)
     rows = dy.array.shape[0]
     dy = dy.reshaped(dy.per_point, rows, -1)
-    return GradientPiece(
-        parameter, 1, dy.array.size, lambda lo, hi: operation(affine_backward_bias, weight, dy, flat)
-    )
+    return GradientPiece(parameter, 1, dy.array.size, lambda lo, hi: operation(affine_backward_bias, weight, dy, flat))
 
 
 class Mlp:
@@ -91,9 +91,7 @@ class Mlp:
             x = h
         return operations, x
 
-    def backward_data(
-        self, allocate: Allocate, parameters: Parameters, dx: Buffer | None = None
-    ) -> list[Operation]:
+    def backward_data(self, allocate: Allocate, parameters: Parameters, dx: Buffer | None = None) -> list[Operation]:
         """From the gradient ``d<name>.h<last>`` down to the first layer, and on into ``dx`` where it is given."""
         back = ACTIVATIONS[self.activation][1]
         operations = []

@@ -42,8 +42,7 @@ class Parameters:
         for name, shape in shapes.items():
             hi = lo + math.prod(shape)
             views = (
-                Buffer(kind + name, flat[lo:hi].reshape(shape))
-                for kind, flat in (("", self.theta), ("d", self.grad))
+                Buffer(kind + name, flat[lo:hi].reshape(shape)) for kind, flat in (("", self.theta), ("d", self.grad))
             )
             self.named[name] = Parameter(name, shape, lo, hi, *views)
             lo = hi

@@ -25,7 +25,5 @@ class Optimizer(ABC):
         """The numbers of one step; ``step`` counts from 1 and ``lr`` follows the schedule."""
 
     @abstractmethod
-    def update(
-        self, xp: Any, grad: Any, coef: Any, scratch: Sequence[Any], theta: Any, *state: Any
-    ) -> None:
+    def update(self, xp: Any, grad: Any, coef: Any, scratch: Sequence[Any], theta: Any, *state: Any) -> None:
         """Descend: theta and the state vectors are updated in place, elementwise; ``grad`` may be overwritten."""

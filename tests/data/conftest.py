@@ -1,4 +1,4 @@
-"""Fixtures of the data set tests: the original data where there are some, and a small server to download from."""
+"""Fixtures of the data set tests: the original data where present, and a small server to download from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _own_folders(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
 
 
 class Server:
-    """An HTTP server on 127.0.0.1: ``answers`` maps paths to what they do, ``asked`` lists the paths requested."""
+    """An HTTP server on 127.0.0.1: ``answers`` maps paths to what they do, ``asked`` lists the requests."""
 
     def __init__(self, port: int) -> None:
         self.base = f"http://127.0.0.1:{port}/"

@@ -123,12 +123,16 @@ def test_damaged_file_in_the_cache_is_replaced(server: Any) -> None:
     assert path.read_bytes() == PACKED
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_file(tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path / "thing", PLAIN)
-    path.chmod(0)
-    with pytest.raises(DataError, match="cannot be read"):
+
+    def refuse_open(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse_open)
+    with pytest.raises(DataError, match="cannot be read: Permission denied; make it readable") as caught:
         content(remote(), DataRequest(data_dir=tmp_path), refuse)
+    assert str(path) in str(caught.value)
 
 
 def test_offline_says_where_to_put_what(tmp_path: Path) -> None:
@@ -217,7 +221,9 @@ def test_interrupted_store_leaves_nothing(
     assert old.read_bytes() == b"old"
 
 
-def test_disk_full_is_no_fault_of_the_mirror(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_is_no_fault_of_the_mirror(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 

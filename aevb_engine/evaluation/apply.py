@@ -1,0 +1,98 @@
+"""Encode, decode, reconstruct and sample with a trained model, any number of rows in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine.kernels.noise import Noise
+from aevb_engine.model.model import Model
+from aevb_engine.model.workspace import Workspace
+from aevb_engine.operation import Operation, Rows
+from aevb_engine.training.step import bind_all
+
+Array = npt.NDArray[Any]
+CHUNK = 500
+
+
+class Draw:
+    """Noise for ``Likelihood.sample``: substream i of one stream, shaped (rows, 1, D)."""
+
+    def __init__(self, xp: Any, seed: int, row: int, shape: tuple[int, int], dtype: Any) -> None:
+        self.xp, self.seed, self.row, self.shape, self.dtype = xp, seed, row, shape, dtype
+
+    def uniform(self, i: int) -> Any:
+        """Uniform on [0, 1)."""
+        return self._fill(i, "uniform")
+
+    def normal(self, i: int) -> Any:
+        """Standard normal."""
+        return self._fill(i, "normal")
+
+    def _fill(self, i: int, kind: str) -> Any:
+        out = self.xp.empty((1, *self.shape), dtype=self.xp.float32)
+        getattr(Noise(self.xp, self.seed, "sample"), kind)(i, self.row, out)
+        return out[0][:, None, :].astype(self.dtype)
+
+
+def encode(model: Model, x: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of q(z | x), (N, Z) each, for x (N, D)."""
+    means, deviations = [], []
+    for lo in range(0, len(x), CHUNK):
+        part = x[lo : lo + CHUNK]
+        ws = Workspace(model.backend, len(part), 1, model.dtype)
+        buffer = ws.one("x", model.architecture.dim)
+        buffer.array[...] = model.backend.upload(part.astype(model.dtype))
+        _run(model, ws, model.encoder.forward(ws, model.parameters, buffer))
+        means.append(model.backend.download(model.encoder.halves(ws, "latent")[0].array))
+        deviations.append(model.backend.download(ws.one("sigma", model.architecture.latent).array))
+    return np.concatenate(means), np.concatenate(deviations)
+
+
+def decode(model: Model, z: Array) -> Array:
+    """Mean of p(x | z), (N, D), for z (N, Z)."""
+    return _decode(model, z, None)
+
+
+def sample(model: Model, n: int, seed: int = 0) -> Array:
+    """n draws x ~ p(x | z), z ~ N(0, I), (n, D)."""
+    return _decode(model, prior(model, n, seed), seed)
+
+
+def prior(model: Model, n: int, seed: int = 0) -> Array:
+    """n draws z ~ N(0, I), (n, Z)."""
+    z = np.empty((1, n, model.architecture.latent), np.float32)
+    Noise(np, seed, "prior").normal(0, 0, z)
+    return z[0]
+
+
+def reconstruct(model: Model, x: Array) -> Array:
+    """Mean of p(x | z) at z = mean of q(z | x), (N, D)."""
+    return decode(model, encode(model, x)[0])
+
+
+def _decode(model: Model, z: Array, seed: int | None) -> Array:
+    decoder, dim = model.decoder, model.architecture.dim
+    out = []
+    for lo in range(0, len(z), CHUNK):
+        part = z[lo : lo + CHUNK]
+        ws = Workspace(model.backend, len(part), 1, model.dtype)
+        latent = ws.many("z", model.architecture.latent)
+        latent.array[...] = model.backend.upload(part.astype(model.dtype))
+        operations = decoder.prepare(ws, model.parameters) + decoder.forward(ws, model.parameters, latent)
+        if seed is None:
+            operations.append(decoder.mean(ws, model.parameters))
+            result = ws.many("mean", dim)
+        else:
+            draw = Draw(model.backend.xp, seed, lo, (len(part), dim), model.dtype)
+            operations.append(decoder.sample(ws, model.parameters, draw))
+            result = ws.many("draw", dim)
+        _run(model, ws, operations)
+        out.append(model.backend.download(result.array))
+    return np.concatenate(out)
+
+
+def _run(model: Model, ws: Workspace, operations: list[Operation]) -> None:
+    model.backend.run([[bind_all(model.backend.xp, operations, Rows(0, ws.batch))]], 1)

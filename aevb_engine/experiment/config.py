@@ -1,0 +1,120 @@
+"""The resolved configuration of a run: every option by name, checked before anything is made."""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from aevb_engine.errors import DataError, UsageError, suggest
+from aevb_engine.registry import convert
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Options of ``aevb-engine run`` (dashes become underscores); None means: chosen for the data and the model."""
+
+    dataset: str = "glyphs"
+    data_dir: str | None = None
+    offline: bool = False
+    binarize: Literal["none", "threshold", "static", "dynamic"] | None = None
+    scale: Literal["unit", "raw"] | None = None
+    decoder: str | None = None
+    optimizer: str = "adam"
+    lr: float | None = None
+    lr_schedule: str = "constant"
+    weight_decay: float = 0.0
+    objective: str = "elbo"
+    hidden: tuple[int, ...] = (200,)
+    activation: str = "tanh"
+    initial: Literal["normal", "glorot"] = "normal"
+    latent_dim: int = 2
+    samples: int = 1
+    batch_size: int = 100
+    epochs: float | None = None
+    steps: int | None = None
+    until_converged: bool = False
+    validation: float = 0.0
+    backend: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["float32", "float64"] = "float32"
+    seed: int = 0
+    threads: int | None = None
+    eval_every: int | None = None
+    decoder_options: dict[str, Any] = field(default_factory=dict)
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        positive: dict[str, float | None] = {
+            "latent-dim": self.latent_dim,
+            "samples": self.samples,
+            "batch-size": self.batch_size,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "lr": self.lr,
+            "threads": self.threads,
+            "eval-every": self.eval_every,
+        }
+        for name, value in positive.items():
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"--{name} {value}: a positive number is needed")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise UsageError(f"--weight-decay {self.weight_decay}: a number of at least 0 is needed")
+        if not 0 <= self.validation < 1:
+            raise UsageError(f"--validation {self.validation}: a fraction in [0, 1) is needed")
+        if any(width < 1 for width in self.hidden):
+            raise UsageError(f"--hidden {','.join(map(str, self.hidden))}: every width must be at least 1")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"--seed {self.seed}: a number in 0 .. 2^64 - 1 is needed")
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("--epochs and --steps exclude each other; give one of them")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "hidden": list(self.hidden)}
+
+    @staticmethod
+    def from_mapping(values: Mapping[str, Any], where: str) -> RunConfig:
+        """From a stored record or a TOML file; DataError on an unknown key (with a suggestion) or a wrong type."""
+        return RunConfig(**checked(values, where))
+
+
+def checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values by field name and in the field's type; dashes in keys are underscores; ``decoder.KEY`` tables allowed."""
+    hints = typing.get_type_hints(RunConfig)
+    names = {f.name for f in fields(RunConfig)}
+    result: dict[str, Any] = {}
+    for raw, value in values.items():
+        key = str(raw).replace("-", "_")
+        if key not in names:
+            raise DataError(f"{where}: unknown key '{raw}': {suggest(key, names)}")
+        try:
+            result[key] = _typed(key, value, hints[key])
+        except UsageError as error:
+            raise DataError(f"{where}: {error}") from error
+    return result
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    if key == "hidden":
+        return parse_hidden(value)
+    if key.endswith("_options"):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{key}={value}: a table of options is needed")
+        return dict(value)
+    return convert(key, value, hint)
+
+
+def parse_hidden(value: Any) -> tuple[int, ...]:
+    """``200,200`` or a list of integers; an empty text or list is a linear model."""
+    items = value.split(",") if isinstance(value, str) else value
+    if isinstance(items, int) and not isinstance(items, bool):
+        items = [items]
+    if not isinstance(items, (list, tuple)):
+        raise UsageError(f"--hidden {value}: write widths such as 200,200, or nothing for a linear model")
+    widths = [str(i).strip() for i in items if str(i).strip()]
+    if not all(w.isascii() and w.isdigit() and len(w) < 7 for w in widths):
+        raise UsageError(f"--hidden {value}: write widths such as 200,200, or nothing for a linear model")
+    return tuple(int(w) for w in widths)

@@ -1,0 +1,289 @@
+"""A run on disk: start one, or go on with one, losing nothing when something fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine.errors import AevbError, FileFormatError, Stopped
+from aevb_engine.evaluation.bound import summary
+from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
+from aevb_engine.experiment.config import RunConfig
+from aevb_engine.experiment.environment import differences, environment
+from aevb_engine.experiment.folder import RunFolder
+from aevb_engine.experiment.log import MetricsLog
+from aevb_engine.experiment.session import Session, prepare
+from aevb_engine.training.convergence import Convergence
+from aevb_engine.training.loop import EVAL_COLUMNS, Progress, fit
+from aevb_engine.training.trainer import TRAIN_COLUMNS, Diverged
+
+SCHEMA = 1
+CHECKPOINT_SHARE = 20  # a checkpoint is due when twenty times its cost has gone by: below 5 % of the time
+CHECKPOINT_SECONDS = 1.0
+Rows = npt.NDArray[np.float64]
+
+
+class Display(Protocol):
+    """What a user interface shows of a run; every method may do nothing."""
+
+    def data(self, what: str, done: int, total: int | None) -> None: ...
+    def begin(self, folder: RunFolder, session: Session) -> None: ...
+    def steps(self, rows: Rows, total: int, seconds: float) -> None: ...
+    def evaluated(self, row: Rows, is_best: bool) -> None: ...
+    def note(self, line: str) -> None: ...
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def data(self, what: str, done: int, total: int | None) -> None: ...
+    def begin(self, folder: RunFolder, session: Session) -> None: ...
+    def steps(self, rows: Rows, total: int, seconds: float) -> None: ...
+    def evaluated(self, row: Rows, is_best: bool) -> None: ...
+    def note(self, line: str) -> None: ...
+
+
+def start(
+    config: RunConfig,
+    output: Path | None = None,
+    *,
+    root: Path = Path("runs"),
+    display: Display | None = None,
+    stop: threading.Event | None = None,
+) -> tuple[RunFolder, Session, dict[str, Any]]:
+    """Train from the beginning into a new run folder; returns folder, session and the result record."""
+    display = display or Quiet()
+    session = prepare(config, display.data)
+    name = f"{session.config.dataset}-{session.config.decoder}"
+    folder = RunFolder.create(name, output, root)
+    with folder.lock():
+        folder.update(
+            status="running",
+            config=session.config.as_dict(),
+            environment=environment(),
+            data={"sha256": session.data_hash, **session.dataset.info},
+            device=session.backend.device(),
+        )
+        columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
+        with MetricsLog.create(folder.metrics_path, columns) as log:
+            return folder, session, _train(folder, session, log, Progress(), display, stop)
+
+
+def resume(
+    path: Path | str,
+    *,
+    root: Path = Path("runs"),
+    exact: bool = False,
+    display: Display | None = None,
+    stop: threading.Event | None = None,
+) -> tuple[RunFolder, Session, dict[str, Any]]:
+    """Go on from the newest sound checkpoint, to the same bits; a finished run is returned as it is."""
+    display = display or Quiet()
+    folder = RunFolder.open(path, root)
+    with folder.lock():
+        record = folder.read_record()
+        config = RunConfig.from_mapping(record.get("config", {}), str(folder.record_path))
+        now = environment()
+        other = differences(record.get("environment", {}), now)
+        if other:
+            line = "resume is correct but not bit-identical: " + "; ".join(other)
+            if exact:
+                raise FileFormatError(line)
+            display.note(line)
+        session = prepare(config, display.data)
+        if session.data_hash != record.get("data", {}).get("sha256"):
+            raise FileFormatError(
+                f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
+            )
+        store = CheckpointStore(folder.checkpoints)
+        checkpoint = store.newest()
+        for line in store.warnings:
+            display.note(line)
+        progress = Progress()
+        fallback: dict[str, Any] = {
+            "train": (TRAIN_COLUMNS, progress.tail),
+            "eval": (EVAL_COLUMNS, progress.evaluations),
+        }
+        step = 0
+        if checkpoint is not None:
+            step = checkpoint.step
+            progress = restore(session, checkpoint)
+            fallback["eval"] = (EVAL_COLUMNS, progress.evaluations)
+            fallback["train"] = (TRAIN_COLUMNS, progress.tail)
+        folder.update(status="running", resumed_from=step, environment=now)
+        with MetricsLog.resume(folder.metrics_path, step, fallback) as log:
+            for line in log.warnings:
+                display.note(line)
+            return folder, session, _train(folder, session, log, progress, display, stop)
+
+
+def restore(session: Session, checkpoint: Checkpoint) -> Progress:
+    """Put a checkpoint's state into the session; returns where its loop stood."""
+    session.trainer.restore(checkpoint.step, checkpoint.arrays)
+    meta: Any = checkpoint.meta
+    return Progress(
+        seconds=float(meta["seconds"]),
+        tail=np.array(checkpoint.arrays["progress/tail"], np.float64),
+        evaluations=np.array(checkpoint.arrays["progress/evaluations"], np.float64),
+        convergence=Convergence(**meta["convergence"]),
+    )
+
+
+def _train(
+    folder: RunFolder,
+    session: Session,
+    log: MetricsLog,
+    progress: Progress,
+    display: Display,
+    stop: threading.Event | None,
+) -> dict[str, Any]:
+    recorder = _Recorder(folder, session, log, progress, display, stop)
+    for line in session.warnings:
+        display.note(line)
+    display.begin(folder, session)
+    try:
+        ended = fit(
+            session.trainer,
+            progress,
+            total=session.total_steps,
+            eval_every=session.eval_every,
+            evaluate=lambda: summary(session.held_out.run()),
+            until_converged=session.config.until_converged,
+            listener=recorder,
+        )
+    except Diverged as error:
+        recorder.save(is_best=False)
+        folder.update(status="diverged", error=str(error), step=session.trainer.step)
+        raise
+    except AevbError as error:
+        folder.update(status="failed", error=str(error), step=session.trainer.step)
+        raise
+    recorder.save(is_best=False)
+    if ended == "stopped":
+        folder.update(status="stopped", step=session.trainer.step)
+        raise Stopped(
+            f"stopped after step {session.trainer.step} of {session.total_steps}; "
+            f"go on with: aevb-engine resume {folder.path}"
+        )
+    record = result(folder, session, progress, "converged" if ended == "converged" else "done")
+    folder.update(status=record["status"], step=session.trainer.step, result=record)
+    return record
+
+
+class _Recorder:
+    """The loop's listener: metrics, checkpoints, heartbeat, display."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        session: Session,
+        log: MetricsLog,
+        progress: Progress,
+        display: Display,
+        stop: threading.Event | None,
+    ) -> None:
+        self.folder, self.session, self.log = folder, session, log
+        self.progress, self.display, self.event = progress, display, stop
+        self.store = CheckpointStore(folder.checkpoints)
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._cost = 0.0
+
+    def stop(self) -> bool:
+        return self.event is not None and self.event.is_set()
+
+    def steps(self, rows: Rows) -> None:
+        self.log.append("train", rows)
+        self.display.steps(rows, self.session.total_steps, self.progress.seconds)
+        self.folder.heartbeat(step=self.session.trainer.step)
+        wait = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self._cost)
+        at_evaluation = self.session.trainer.step % self.session.eval_every == 0
+        if not at_evaluation and time.monotonic() - self._saved_at > wait:
+            self.save(is_best=False)
+
+    def evaluated(self, row: Rows, is_best: bool) -> None:
+        self.log.append("eval", row)
+        self.display.evaluated(row, is_best)
+        wait = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self._cost)
+        keep_best = is_best and self.session.held_out_is == "validation"
+        if keep_best or time.monotonic() - self._saved_at > wait:
+            self.save(is_best=keep_best)
+
+    def save(self, *, is_best: bool) -> None:
+        """Commit metrics, then a checkpoint of the present step."""
+        if self.session.trainer.step == self._saved_step and not is_best:
+            return
+        began = time.monotonic()
+        self.log.commit()
+        checkpoint = snapshot(self.session, self.progress)
+        self.store.save(checkpoint, best=is_best, score=self.progress.convergence.best if is_best else None)
+        self._saved_step = self.session.trainer.step
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - began
+
+
+def snapshot(session: Session, progress: Progress) -> Checkpoint:
+    """The present state, with everything needed to go on or to load the model elsewhere."""
+    arrays = dict(session.trainer.arrays())
+    arrays["progress/tail"] = progress.tail
+    arrays["progress/evaluations"] = progress.evaluations
+    meta: dict[str, Any] = {
+        **progress.meta(),
+        "config": session.config.as_dict(),
+        "dim": session.dataset.dim,
+        "log_variance_unit": session.dataset.log_variance_unit,
+        "image_shape": list(session.dataset.image_shape or ()),
+        "data_sha256": session.data_hash,
+        "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return Checkpoint(session.trainer.step, arrays, meta)
+
+
+def result(folder: RunFolder, session: Session, progress: Progress, status: str) -> dict[str, Any]:
+    """The record of ``run --json``; bounds in nats a data point, higher is better."""
+    config, trainer = session.config, session.trainer
+    per_point = session.test.run()
+    test = summary(per_point)
+    seconds = progress.seconds
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run": str(folder.path),
+        "status": status,
+        "backend": session.backend.name,
+        "device": session.backend.device(),
+        "dataset": config.dataset,
+        "binarize": config.binarize,
+        "decoder": config.decoder,
+        "optimizer": config.optimizer,
+        "objective": config.objective,
+        "seed": config.seed,
+        "parameters": session.model.parameters.size,
+        "steps": trainer.step,
+        "epochs": trainer.step * config.batch_size / trainer.count,
+        "seconds": round(seconds, 4),
+        "steps_per_second": round(trainer.step / seconds, 2) if seconds > 0 else None,
+        "train_bound": float(progress.tail[:, 2].mean()),
+        "test_bound": test["bound"],
+        "test_bound_se": test["bound_se"],
+        "test_reconstruction": test["reconstruction"],
+        "test_kl": test["kl"],
+        "best_step": progress.convergence.best_step,
+        "threads": config.threads,
+        "warnings": session.warnings,
+    }
+    if session.test_k is not None:
+        record["test_bound_k"] = summary(session.test_k.run())["bound"]
+    other = session.dataset.other_scale
+    if other is not None:
+        record[f"test_bound_{other[0]}"] = test["bound"] + other[1]
+    if session.dataset.true_log_prob is not None:
+        excess = per_point[:, 0] - session.dataset.true_log_prob(session.dataset.test)
+        record["test_excess"] = float(excess.mean())
+        record["test_excess_se"] = float(excess.std(ddof=1) / np.sqrt(len(excess)))
+    return record

@@ -1,0 +1,214 @@
+"""From a configuration to something that can train: data, decoder, model, trainer and evaluators."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine import registry
+from aevb_engine.backend.base import Backend, choose
+from aevb_engine.data.binarize import binarize_draw
+from aevb_engine.data.dataset import DataRequest, Dataset, Progress
+from aevb_engine.errors import DataError, UsageError
+from aevb_engine.evaluation.bound import Evaluator
+from aevb_engine.experiment.config import RunConfig
+from aevb_engine.model.likelihood import Likelihood
+from aevb_engine.model.model import Architecture, Model
+from aevb_engine.objectives import objective
+from aevb_engine.operation import Buffer
+from aevb_engine.training.optimizer import Optimizer
+from aevb_engine.training.order import split
+from aevb_engine.training.schedule import parse_schedule
+from aevb_engine.training.step import ResidentRows
+from aevb_engine.training.trainer import Settings, Trainer
+
+CONVERGENCE_VALIDATION = 0.1  # --until-converged without --validation holds out this part
+CONVERGENCE_EPOCHS = 1000
+DEFAULT_EPOCHS = 50.0
+# Below this many multiply-adds a step, handing shares to threads costs more than it saves.
+THREADS_PAY = 4_000_000
+
+
+@dataclass
+class Session:
+    """Everything of a run that lives in memory."""
+
+    config: RunConfig
+    dataset: Dataset
+    backend: Backend
+    model: Model
+    trainer: Trainer
+    held_out: Evaluator  # validation rows, or the test set for display only
+    held_out_is: str  # "validation" or "test"
+    test: Evaluator
+    test_k: Evaluator | None  # the importance-weighted bound, where that is the objective
+    total_steps: int
+    eval_every: int
+    data_hash: str
+    warnings: list[str]
+
+    @property
+    def seen_per_epoch(self) -> int:
+        return self.trainer.count
+
+
+def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
+    """Load the data and build everything; nothing is written. Raises the errors of contracts for each wrong option."""
+    warnings: list[str] = []
+    objective(config.objective)
+    schedule = parse_schedule(config.lr_schedule)
+    optimizer: Optimizer = _plugin("optimizer", config.optimizer, config.optimizer_options, Optimizer)
+    source = registry.create("dataset", config.dataset, config.dataset_options)
+    decoder_name = config.decoder or getattr(source, "decoder", "bernoulli")
+    likelihood: Likelihood = _plugin("decoder", decoder_name, config.decoder_options, Likelihood)
+    if config.until_converged and config.validation == 0:
+        config = replace(config, validation=CONVERGENCE_VALIDATION)
+        warnings.append(f"--until-converged holds out {CONVERGENCE_VALIDATION:.0%} of the training rows for validation")
+    dataset = source.load(
+        DataRequest(
+            seed=config.seed,
+            data_dir=Path(config.data_dir) if config.data_dir else None,
+            offline=config.offline,
+            binarize=config.binarize,
+            scale=config.scale,
+            binary_support=likelihood.support.kind == "binary",
+            progress=progress,
+        )
+    )
+    check(dataset, likelihood)
+    likelihood.adapt(dataset.log_variance_unit)
+    backend = choose(config.backend, config.threads)
+    architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.precision)
+    model = Model(architecture, likelihood, backend)
+    model.parameters.initialize(config.seed, config.initial)
+    threads = config.threads or choose_threads(model, config.batch_size * config.samples, backend.threads)
+    config = replace(
+        config,
+        decoder=decoder_name,
+        binarize=dataset.binarize,
+        lr=config.lr if config.lr is not None else optimizer.default_lr,
+        threads=threads,
+    )
+    train, validation = _rows(dataset, config)
+    settings = Settings(
+        objective=config.objective,
+        samples=config.samples,
+        batch=config.batch_size,
+        lr=float(config.lr or 0.0),
+        schedule=schedule,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        threads=threads,
+    )
+    resident = _resident(backend, model, train, dataset.scale, dataset.dynamic)
+    trainer = Trainer(model, optimizer, resident, settings)
+    test_rows = _resident(backend, model, dataset.test, dataset.scale, False)
+    test = Evaluator(model, test_rows, seed=config.seed, threads=threads)
+    held_out = test
+    if validation is not None:
+        rows = _resident(backend, model, validation, dataset.scale, False)
+        held_out = Evaluator(model, rows, seed=config.seed, threads=threads)
+    test_k = None
+    if config.objective == "iwae":
+        test_k = Evaluator(
+            model, test_rows, objective_name="iwae", samples=config.samples, seed=config.seed, threads=threads,
+            batch=max(20, 500 // config.samples),
+        )  # fmt: skip
+    total, every = _lengths(config, trainer.count)
+    return Session(
+        config=config,
+        dataset=dataset,
+        backend=backend,
+        model=model,
+        trainer=trainer,
+        held_out=held_out,
+        held_out_is="test" if validation is None else "validation",
+        test=test,
+        test_k=test_k,
+        total_steps=total,
+        eval_every=every,
+        data_hash=data_hash(dataset),
+        warnings=warnings,
+    )
+
+
+def check(dataset: Dataset, likelihood: Likelihood) -> None:
+    """DataError for empty, misshapen or non-numeric data, or data outside the likelihood's support."""
+    for what, rows in (("the training data", dataset.train), ("the test data", dataset.test)):
+        if rows.ndim != 2 or rows.dtype.kind not in "fiub":
+            raise DataError(
+                f"{what} of '{dataset.name}' has shape {rows.shape} and type {rows.dtype}; numbers (N, D) are needed"
+            )
+        if rows.size == 0:
+            raise DataError(f"{what} of '{dataset.name}' is empty (shape {rows.shape}); at least one row is needed")
+        if dataset.dynamic and what == "the training data":
+            continue  # intensities 0..255; each step draws 0 or 1 from them
+        extremes = np.array([[rows.min(), rows.max()]], np.float64) * dataset.scale
+        likelihood.support.check(extremes, what)
+        if likelihood.support.kind in ("binary", "count", "codes") and rows.dtype.kind == "f":
+            likelihood.support.check(rows * rows.dtype.type(dataset.scale), what)
+    if dataset.train.shape[1] != dataset.test.shape[1]:
+        raise DataError(
+            f"training rows have {dataset.train.shape[1]} columns and test rows {dataset.test.shape[1]}; "
+            "both must agree"
+        )
+
+
+def choose_threads(model: Model, rows: int, cores: int) -> int:
+    """All physical cores where a step is large enough to share, else one."""
+    return cores if 3 * rows * model.parameters.size >= THREADS_PAY else 1
+
+
+def data_hash(dataset: Dataset) -> str:
+    """SHA-256 of the training and test rows."""
+    digest = hashlib.sha256()
+    for rows in (dataset.train, dataset.test):
+        digest.update(f"{rows.shape} {rows.dtype}".encode())
+        digest.update(np.ascontiguousarray(rows).data)
+    return digest.hexdigest()
+
+
+def _plugin(kind: registry.Kind, name: str, options: dict[str, Any], base: type) -> Any:
+    made = registry.create(kind, name, options)
+    if not isinstance(made, base):
+        raise UsageError(f"{kind} plugin '{name}' makes a {type(made).__name__}, not a {base.__name__}")
+    return made
+
+
+def _rows(dataset: Dataset, config: RunConfig) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Training rows, and validation rows drawn once where training draws anew."""
+    if not config.validation:
+        return dataset.train, None
+    count = len(dataset.train)
+    if count < 2:
+        raise DataError(f"--validation {config.validation}: the training set has {count} row; two are needed")
+    kept, held = split(count, config.validation, config.seed, dataset.contiguous)
+    if not len(kept):
+        raise UsageError(f"--validation {config.validation}: nothing is left of {count} training rows; use less")
+    validation = dataset.train[held]
+    if dataset.dynamic:
+        validation = binarize_draw(config.seed, "validation", validation)
+    return dataset.train[kept], validation
+
+
+def _resident(backend: Backend, model: Model, rows: npt.NDArray[Any], scale: float, dynamic: bool) -> ResidentRows:
+    data = rows if rows.dtype == np.uint8 else rows.astype(model.dtype, copy=False)
+    return ResidentRows(Buffer("data", backend.upload(data)), scale, dynamic)
+
+
+def _lengths(config: RunConfig, count: int) -> tuple[int, int]:
+    """Steps in all, and between evaluations: an epoch, but at least ten evaluations a run."""
+    per_epoch = count / config.batch_size
+    if config.steps is not None:
+        total = config.steps
+    else:
+        default = CONVERGENCE_EPOCHS if config.until_converged else DEFAULT_EPOCHS
+        epochs = config.epochs if config.epochs is not None else default
+        total = max(1, round(epochs * per_epoch))
+    every = config.eval_every or max(1, min(round(per_epoch) or 1, -(-total // 10)))
+    return total, every

@@ -1,0 +1,42 @@
+"""When to stop early, and which evaluation was the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+WINDOW = 3  # evaluations in the running mean
+TOLERANCE = 1e-4  # relative to the magnitude of the bound: 0.01 nats at 100
+PATIENCE = 10  # evaluations without an improvement
+
+
+@dataclass
+class Convergence:
+    """Follows the validation bound: smoothed over three evaluations, it has converged when it has not improved by
+    1e-4 of its magnitude for ten evaluations."""
+
+    recent: list[float] = field(default_factory=list)
+    smoothed_best: float | None = None
+    waited: int = 0
+    best: float | None = None
+    best_step: int | None = None
+
+    def add(self, step: int, bound: float) -> bool:
+        """Take in an evaluation; True where it is the best so far."""
+        self.recent = [*self.recent, bound][-WINDOW:]
+        smoothed = sum(self.recent) / len(self.recent)
+        if self.smoothed_best is None or smoothed > self.smoothed_best + TOLERANCE * abs(self.smoothed_best):
+            self.smoothed_best, self.waited = smoothed, 0
+        else:
+            self.waited += 1
+        if self.best is None or bound > self.best:
+            self.best, self.best_step = bound, step
+            return True
+        return False
+
+    @property
+    def converged(self) -> bool:
+        return self.waited >= PATIENCE
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))

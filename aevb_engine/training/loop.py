@@ -1,0 +1,77 @@
+"""The training loop: blocks of steps, evaluations, early stopping, and a listener that sees everything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine.training.convergence import Convergence
+from aevb_engine.training.step import BLOCK
+from aevb_engine.training.trainer import Trainer
+
+EVAL_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "bound_se", "best")
+RESPONSE = 0.2  # seconds of work between two looks at the listener
+TAIL = 500  # steps that the reported training bound is averaged over
+Rows = npt.NDArray[np.float64]
+
+
+class Listener(Protocol):
+    """Logs, draws, saves. ``stop`` is asked between blocks; True ends the loop, resumable."""
+
+    def steps(self, rows: Rows) -> None: ...
+    def evaluated(self, row: Rows, is_best: bool) -> None: ...
+    def stop(self) -> bool: ...
+
+
+@dataclass
+class Progress:
+    """Where the loop stands: what a checkpoint stores beside the trainer's arrays."""
+
+    seconds: float = 0.0  # training only: without evaluation, logging and saving
+    tail: Rows = field(default_factory=lambda: np.empty((0, 6)))  # the last rows of TRAIN_COLUMNS
+    evaluations: Rows = field(default_factory=lambda: np.empty((0, len(EVAL_COLUMNS))))
+    convergence: Convergence = field(default_factory=Convergence)
+
+    def meta(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "convergence": self.convergence.as_dict()}
+
+
+def fit(
+    trainer: Trainer,
+    progress: Progress,
+    *,
+    total: int,
+    eval_every: int,
+    evaluate: Callable[[], dict[str, float]],
+    until_converged: bool,
+    listener: Listener,
+) -> Literal["done", "converged", "stopped"]:
+    """Train up to ``total`` steps, evaluating every ``eval_every`` and at the end; goes on from ``trainer.step``."""
+    pace = RESPONSE / BLOCK  # seconds a step, first guess: one full block
+    while trainer.step < total:
+        if until_converged and progress.convergence.converged:
+            return "converged"
+        if listener.stop():
+            return "stopped"
+        to_evaluation = eval_every - trainer.step % eval_every
+        steps = max(1, min(BLOCK, to_evaluation, total - trainer.step, int(RESPONSE / pace)))
+        start = time.perf_counter()
+        rows = trainer.advance(steps)
+        elapsed = time.perf_counter() - start
+        pace = elapsed / steps
+        progress.seconds += elapsed
+        progress.tail = np.concatenate([progress.tail, rows])[-TAIL:]
+        listener.steps(rows)
+        if trainer.step % eval_every == 0 or trainer.step == total:
+            result = evaluate()
+            is_best = progress.convergence.add(trainer.step, result["bound"])
+            numbers = [result[k] for k in ("bound", "reconstruction", "kl", "bound_se")]
+            row = np.array([[trainer.step, rows[-1, 1], *numbers, float(is_best)]])
+            progress.evaluations = np.concatenate([progress.evaluations, row])
+            listener.evaluated(row, is_best)
+    return "done"

@@ -1,0 +1,167 @@
+"""The trainer: steps in blocks, a look at the bound after each, and the exact state to go on from.
+
+Noise, order and rates are functions of the step, so a step can be repeated to the bit: when something stops being
+finite, the trainer goes back to its last copy, finds the very step and what failed, and leaves the state before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine.errors import FileFormatError, TrainingError, UsageError
+from aevb_engine.model.model import Model
+from aevb_engine.training.optimizer import Optimizer
+from aevb_engine.training.order import Order
+from aevb_engine.training.schedule import Schedule
+from aevb_engine.training.step import BLOCK, ResidentRows, TrainingStep
+
+SNAPSHOT = 500  # steps between copies of parameters and state
+TRAIN_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "lr")
+
+
+class Diverged(TrainingError):
+    """The bound, a gradient or a parameter stopped being finite; the trainer holds the state before that step."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(
+            f"step {step}: {what} is not finite; the state after step {step - 1} is kept; try a smaller --lr"
+        )
+        self.step = step
+        self.what = what
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: see ``aevb-engine run --help`` for each."""
+
+    objective: str = "elbo"
+    samples: int = 1
+    batch: int = 100
+    lr: float = 0.001
+    schedule: Schedule = Schedule()
+    weight_decay: float = 0.0
+    seed: int = 0
+    threads: int = 1
+
+
+class Trainer:
+    """A model, its optimizer and its data, some steps into training."""
+
+    def __init__(self, model: Model, optimizer: Optimizer, data: ResidentRows, settings: Settings) -> None:
+        count = int(data.data.array.shape[0])
+        if not 1 <= settings.batch <= count:
+            raise UsageError(f"--batch-size {settings.batch}: must be between 1 and the {count} training rows")
+        self.model = model
+        self.optimizer = optimizer
+        self.settings = settings
+        self.count = count
+        self.order = Order(settings.seed, count, settings.batch)
+        self.inner = TrainingStep(
+            model,
+            optimizer,
+            data,
+            objective_name=settings.objective,
+            batch=settings.batch,
+            samples=settings.samples,
+            seed=settings.seed,
+            decay=settings.weight_decay / count,
+            threads=settings.threads,
+        )
+        self.step = 0
+        self._snapshot: tuple[int, list[npt.NDArray[Any]]] | None = None
+
+    def advance(self, steps: int) -> npt.NDArray[np.float64]:
+        """Run ``steps`` (at most a block) and return their rows of ``TRAIN_COLUMNS``; raises Diverged."""
+        if self._snapshot is None or self.step - self._snapshot[0] >= SNAPSHOT:
+            self._snapshot = (self.step, self._copy())
+        rows = self._run(steps)
+        if not (np.isfinite(rows).all() and self._parameters_finite()):
+            self._find_divergence()
+        return rows
+
+    def _run(self, steps: int) -> npt.NDArray[np.float64]:
+        if not 1 <= steps <= BLOCK:
+            raise ValueError(f"{steps} steps: a block has 1 to {BLOCK}")
+        settings, clock, backend = self.settings, self.inner.clock, self.model.backend
+        first = self.step
+        rates = [settings.lr * settings.schedule(first + i + 1) for i in range(steps)]
+        coefficients = [self.optimizer.coefficients(first + i + 1, lr) for i, lr in enumerate(rates)]
+        clock.orders.array[:steps] = backend.upload(self.order.rows(first, steps))
+        clock.rates.array[:steps] = backend.upload(np.array(coefficients, self.model.dtype))
+        clock.step.array[...] = first
+        clock.cursor.array[...] = 0
+        self.inner.run(steps)
+        self.step = first + steps
+        out = np.empty((steps, len(TRAIN_COLUMNS)))
+        out[:, 0] = np.arange(first + 1, self.step + 1)
+        out[:, 1] = out[:, 0] * settings.batch
+        out[:, 2:5] = backend.download(clock.metrics.array)[:steps]
+        out[:, 5] = rates
+        return out
+
+    # State --------------------------------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Parameters and optimizer state, by name, as a checkpoint stores them."""
+        names = ("theta", *(f"optimizer/{name}" for name in self.optimizer.state))
+        return dict(zip(names, self._copy(), strict=True))
+
+    def restore(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from a checkpoint's ``step`` and ``arrays``."""
+        own = ("theta", *(f"optimizer/{name}" for name in self.optimizer.state))
+        for name, target in zip(own, self._live(), strict=True):
+            stored = arrays.get(name)
+            if stored is None or stored.shape != target.shape or stored.dtype != target.dtype:
+                found = "nothing" if stored is None else f"{stored.shape} {stored.dtype}"
+                raise FileFormatError(
+                    f"the checkpoint's '{name}' is {found}, the model needs {target.shape} {target.dtype}; "
+                    "it belongs to another configuration"
+                )
+            target[...] = self.model.backend.upload(stored)
+        self.step = step
+        self._snapshot = None
+
+    def _live(self) -> list[Any]:
+        return [self.model.parameters.theta, *self.inner.state]
+
+    def _copy(self) -> list[npt.NDArray[Any]]:
+        return [self.model.backend.download(a) for a in self._live()]
+
+    def _back(self) -> None:
+        assert self._snapshot is not None
+        self.step, copies = self._snapshot
+        for target, stored in zip(self._live(), copies, strict=True):
+            target[...] = self.model.backend.upload(stored)
+
+    # Divergence ---------------------------------------------------------------------------------------------
+
+    def _parameters_finite(self) -> bool:
+        return bool(np.isfinite(float(self.model.backend.xp.add.reduce(self.model.parameters.theta))))
+
+    def _find_divergence(self) -> None:
+        """Repeat from the last copy, step by step, up to the first that is not finite; leave the state before it."""
+        end = self.step
+        self._back()
+        what = None
+        while what is None and self.step < end:
+            what = self._not_finite(self._run(1)[0])
+        bad = self.step
+        self._back()
+        while self.step < bad - 1:
+            self._run(min(BLOCK, bad - 1 - self.step))
+        raise Diverged(bad, what or "the sum of the parameters")
+
+    def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:
+        for column, value in zip(TRAIN_COLUMNS[2:5][::-1], row[2:5][::-1], strict=True):
+            if not np.isfinite(value):
+                return f"the {column} of the batch ({value})"
+        for name, parameter in self.model.parameters.named.items():
+            for kind, buffer in (("gradient of", parameter.grad), ("parameter", parameter.theta)):
+                if not np.isfinite(self.model.backend.download(buffer.array)).all():
+                    return f"the {kind} {name}"
+        return None
