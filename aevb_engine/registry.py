@@ -110,7 +110,7 @@ def convert(label: str, value: object, annotation: Any) -> object:
         except (ValueError, OverflowError):
             number = None
         if number is not None and number == number and (isinstance(value, str) or number == value):
-            return number  # type: ignore[no-any-return]
+            return number
     elif annotation in (bool, str) and isinstance(value, annotation):
         return value
     wanted = getattr(annotation, "__name__", str(annotation))

@@ -1,4 +1,4 @@
-"""Checks for plugin authors: call them in a test; the first thing that does not hold raises AssertionError in one line.
+"""Checks for plugin authors, to be called in a test: what does not hold raises AssertionError in one line.
 
 from aevb_engine.testing import check_likelihood
 def test_laplace(): check_likelihood(Laplace())
@@ -7,6 +7,7 @@ def test_laplace(): check_likelihood(Laplace())
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from aevb_engine.training.optimizer import Optimizer
 Array = npt.NDArray[Any]
 SPACING = 1e-5  # of central differences in float64: truncation and rounding are both about 1e-10
 ROUNDING = 1e-12  # how far one row may move when other rows are absent or elsewhere
+GRADIENT = 1e-6  # relative error of a derivative
 STANDARD_ERRORS = 5.0
 
 
@@ -47,8 +49,11 @@ def central_difference(function: Callable[[Array], Any], point: Array, direction
 def check_likelihood(
     likelihood: Likelihood, rng_seed: int = 0, *, points: int = 5, samples: int = 3, columns: int = 7
 ) -> None:
-    """Everything the engine relies on, in float64 on random heads: shapes, row independence, gradients, mean, samples,
-    support, total probability, untouched inputs; and agreement of float32."""
+    """Everything the engine relies on, in float64 on random heads.
+
+    Shapes, untouched inputs, row independence, gradients, mean, samples, support and total probability; and that
+    float32 agrees. ``points``, ``samples`` and ``columns`` are the B, L and D of the trial.
+    """
     trial = _Trial(likelihood, rng_seed, points, samples, columns)
     _check_declaration(likelihood)
     _check_log_prob(trial)
@@ -110,17 +115,14 @@ def _check_log_prob(trial: _Trial) -> None:
     before = [a.copy() for a in (x, *heads)]
     logp = trial.log_prob(x, heads)
     who = trial.likelihood
-    _require(
-        bool(np.isfinite(logp).all()),
-        who,
-        "log_prob left NaN or infinite values: it reads scratch or does not fill logp",
-    )
+    problem = "log_prob left NaN or infinite values: it reads scratch or does not fill logp"
+    _require(bool(np.isfinite(logp).all()), who, problem)
     trial.gradients(x, heads, both=False)
     trial.gradients(x, heads, both=True)
     trial.mean(heads)
     for name, old, new in zip(("x", *(h.name for h in who.heads)), before, (x, *heads), strict=True):
         _require(bool((old == new).all()), who, f"input {name} was modified")
-    _require(_raises(who, x), who, "support.check rejects values that its own kind describes")
+    _require(_accepts(who, x), who, "support.check rejects values that its own kind describes")
 
 
 def _check_rows(trial: _Trial) -> None:
@@ -135,7 +137,7 @@ def _check_rows(trial: _Trial) -> None:
             part, dpart = trial.gradients(some[0], some[1:], both=True)
             alone = trial.log_prob(some[0], some[1:])
             pairs = [(logp, part), (logp, alone), *zip(dheads, dpart, strict=True)]
-            good = all(np.allclose(np.take(a, share, axis), b, rtol=ROUNDING, atol=ROUNDING) for a, b in pairs)
+            good = all(_near(np.take(a, share, axis), b, ROUNDING) for a, b in pairs)
             _require(good, who, f"rows are not independent: permuting or splitting the {what} changes them")
 
 
@@ -146,10 +148,9 @@ def _check_gradient(trial: _Trial) -> None:
     together, dtogether = trial.gradients(x, heads, both=True)
     _require(_near(logp, together, 1e-10), who, "log_prob_and_backward gives another logp than log_prob")
     for i, head in enumerate(who.heads):
-        _require(bool(np.isfinite(dheads[i]).all()), who, f"gradient of head {head.name} is not filled or not finite")
-        _require(
-            _near(dheads[i], dtogether[i], 1e-10), who, f"log_prob_and_backward: another gradient of head {head.name}"
-        )
+        name = f"gradient of head {head.name}"
+        _require(bool(np.isfinite(dheads[i]).all()), who, f"{name} is not filled or not finite")
+        _require(_near(dheads[i], dtogether[i], 1e-10), who, f"{name} is another in log_prob_and_backward")
         direction = trial.rng.standard_normal(heads[i].shape)
 
         def moved(value: Array, i: int = i) -> Array:
@@ -158,12 +159,8 @@ def _check_gradient(trial: _Trial) -> None:
         numeric = central_difference(moved, heads[i], direction)
         terms = dheads[i] * direction
         axes = tuple(range(2, terms.ndim))
-        error = np.abs(terms.sum(axes) - numeric) / (1 + np.abs(terms).sum(axes))
-        _require(
-            float(error.max()) < 1e-6,
-            who,
-            f"gradient of head {head.name} is off by {float(error.max()):.1e} (relative)",
-        )
+        error = float((np.abs(terms.sum(axes) - numeric) / (1 + np.abs(terms).sum(axes))).max())
+        _require(error < GRADIENT, who, f"{name} is off by {error:.1e} (relative)")
 
 
 def _check_mean_gradient(trial: _Trial) -> None:
@@ -184,20 +181,20 @@ def _check_mean_gradient(trial: _Trial) -> None:
         numeric = central_difference(moved, heads[i], direction)
         terms = dheads[i] * direction
         error = abs(float(terms.sum()) - float(numeric)) / (1 + float(np.abs(terms).sum()))
-        _require(error < 1e-6, who, f"mean_backward of head {head.name} is off by {error:.1e} (relative)")
+        _require(error < GRADIENT, who, f"mean_backward of head {head.name} is off by {error:.1e} (relative)")
 
 
 def _check_samples(likelihood: Likelihood, seed: int, columns: int, draws: int = 5000, rows: int = 4) -> None:
     """Samples have the shape of the mean, lie inside the support, and average to the mean."""
     rng = np.random.default_rng([seed, 1])
     heads = [_head(h, rng, 1, rows, columns) for h in likelihood.heads]
-    many = [np.repeat(h, draws, axis=0) if h.shape[1] == rows else h for h in heads]
+    many = _repeat(likelihood, heads, draws)
     shape = (draws, rows, columns)
     mean, x = np.full((1, rows, columns), np.nan), np.full(shape, np.nan)
     likelihood.mean(np, *heads, mean=mean)
     _require(bool(np.isfinite(mean).all()), likelihood, "mean is not filled or not finite")
     likelihood.sample(np, *many, draw=Draw(seed, shape), x=x)
-    _require(_raises(likelihood, x), likelihood, "samples lie outside the support")
+    _require(_accepts(likelihood, x), likelihood, "samples lie outside the support")
     error = np.abs(x.mean(0) - mean[0])
     allowed = STANDARD_ERRORS * x.std(0) / np.sqrt(draws) + 1e-9
     worst = float((error / allowed).max()) * STANDARD_ERRORS
@@ -213,13 +210,10 @@ def _check_total(likelihood: Likelihood, seed: int, rows: int = 4) -> None:
         if grid is None:
             return
         x = grid.reshape(-1, 1, 1)
-        every = [
-            np.repeat(h, len(x), axis=0) if s.source == "affine" else h
-            for h, s in zip(heads, likelihood.heads, strict=True)
-        ]
+        many = _repeat(likelihood, heads, len(x))
         logp = np.full((len(x), 1), np.nan)
         with np.errstate(all="ignore"):
-            likelihood.log_prob(np, x, *every, logp=logp, scratch=_nan(likelihood, (len(x), 1, 1), x.dtype))
+            likelihood.log_prob(np, x, *many, logp=logp, scratch=_nan(likelihood, (len(x), 1, 1), x.dtype))
         total = float((np.exp(logp[:, 0]) * measure).sum())
         _require(abs(total - 1) < tolerance, likelihood, f"total probability of one column is {total:.6f}, not 1")
 
@@ -236,10 +230,7 @@ def _grid(likelihood: Likelihood, heads: Sequence[Array], seed: int) -> tuple[Ar
         return grid, grid * (1 - grid) * (t[1] - t[0]), 1e-4
     if support.kind == "real":
         x = np.empty((999, 1, 1))
-        many = [
-            np.repeat(h, 999, axis=0) if s.source == "affine" else h
-            for h, s in zip(heads, likelihood.heads, strict=True)
-        ]
+        many = _repeat(likelihood, heads, len(x))
         likelihood.sample(np, *many, draw=Draw(seed, x.shape), x=x)
         low, centre, high = np.quantile(x, (0.25, 0.5, 0.75))
         scale = max(float(high - low), 1e-6)
@@ -274,6 +265,12 @@ def _head(head: Head, rng: np.random.Generator, points: int, samples: int, colum
     return rng.standard_normal((*rows, columns, *group))
 
 
+def _repeat(likelihood: Likelihood, heads: Sequence[Array], count: int) -> list[Array]:
+    """Heads of one data point for ``count`` of them."""
+    pairs = zip(heads, likelihood.heads, strict=True)
+    return [np.repeat(h, count, axis=0) if declared.source == "affine" else h for h, declared in pairs]
+
+
 def _gradient_shape(head: Head, full: tuple[int, ...]) -> tuple[int, ...]:
     return (*full, head.group) if head.group > 1 else full
 
@@ -296,7 +293,7 @@ def _near(a: Array, b: Array, tolerance: float) -> bool:
     return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance))
 
 
-def _raises(likelihood: Likelihood, x: Array) -> bool:
+def _accepts(likelihood: Likelihood, x: Array) -> bool:
     """True where the support accepts x (B, L, D)."""
     try:
         likelihood.support.check(x.reshape(-1, x.shape[-1]), "samples")
@@ -314,8 +311,11 @@ def _require(good: bool, plugin: object, problem: str) -> None:
 
 
 def check_optimizer(optimizer: Optimizer, rng_seed: int = 0, *, size: int = 67, steps: int = 12) -> None:
-    """Everything the engine relies on: elementwise updates in place, coefficients of constant length, finite state
-    from zero, a falling quadratic, and a zero gradient that does no harm; in float32 and float64."""
+    """Everything the engine relies on, in float32 and float64.
+
+    Elementwise updates in place, coefficients of constant length, finite state from zero, a falling quadratic at the
+    default rate, and a zero gradient that does no harm. ``size`` parameters take ``steps`` random gradients.
+    """
     lr = optimizer.default_lr
     counts = {len(optimizer.coefficients(step, lr)) for step in (1, 2, 10, 1_000_000)}
     _require(len(counts) == 1, optimizer, f"coefficients have changing lengths {sorted(counts)}")
@@ -325,21 +325,17 @@ def check_optimizer(optimizer: Optimizer, rng_seed: int = 0, *, size: int = 67, 
         start = rng.standard_normal(size).astype(dtype)
         gradients = rng.standard_normal((steps, size)).astype(dtype)
         whole = _descend(optimizer, start, gradients, [0, size])
+        tolerance = 1e-6 if dtype is np.float32 else 1e-13
         for cuts in ([0, 1, size], [0, size // 2, size - 3, size]):
             parts = _descend(optimizer, start, gradients, cuts)
-            same = all(
-                np.allclose(a, b, rtol=1e-6 if dtype is np.float32 else 1e-13)
-                for a, b in zip(whole, parts, strict=True)
-            )
+            same = all(_near(a, b, tolerance) for a, b in zip(whole, parts, strict=True))
             _require(same, optimizer, "update is not elementwise: splitting the range changes the result")
-        _require(
-            all(np.isfinite(a).all() for a in whole), optimizer, "theta or state is not finite after random gradients"
-        )
-        _require(bool((whole[0] != start).any()), optimizer, "update leaves theta as it was: it must work in place")
+        finite = all(np.isfinite(a).all() for a in whole)
+        _require(finite, optimizer, "theta or state is not finite after random gradients")
+        _require(bool((whole[0] != start).any()), optimizer, "update leaves theta alone: it must work in place")
         still = _descend(optimizer, start, np.zeros_like(gradients), [0, size])
-        _require(
-            all(np.isfinite(a).all() for a in still), optimizer, "a gradient of zero makes theta or state non-finite"
-        )
+        finite = all(np.isfinite(a).all() for a in still)
+        _require(finite, optimizer, "a gradient of zero makes theta or state non-finite")
     _check_descent(optimizer)
 
 
@@ -358,7 +354,7 @@ def _update(
     coef = np.array(optimizer.coefficients(step, optimizer.default_lr), theta.dtype)
     before = coef.copy()
     grad = gradient.copy()
-    for lo, hi in zip(cuts[:-1], cuts[1:], strict=True):
+    for lo, hi in pairwise(cuts):
         scratch = [np.full(hi - lo, np.nan, theta.dtype) for _ in range(max(1, optimizer.scratch))]
         optimizer.update(np, grad[lo:hi], coef, scratch, theta[lo:hi], *(s[lo:hi] for s in state))
     _require(bool((coef == before).all()), optimizer, "update modified its coefficients")

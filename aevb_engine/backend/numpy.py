@@ -10,6 +10,7 @@ import os
 import platform
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,7 @@ def physical_cores() -> int:
     """Physical cores this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            cores = {line for line in _core_lines(file.read())}
+        cores = set(_core_lines(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")))
     except OSError:
         cores = set()
     return max(1, min(allowed, len(cores) or allowed))

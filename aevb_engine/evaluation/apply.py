@@ -65,7 +65,8 @@ def prior(model: Model, n: int, seed: int = 0) -> Array:
     """n draws z ~ N(0, I), (n, Z)."""
     z = np.empty((1, n, model.architecture.latent), np.float32)
     Noise(np, seed, "prior").normal(0, 0, z)
-    return z[0]
+    draws: Array = z[0]
+    return draws
 
 
 def reconstruct(model: Model, x: Array) -> Array:

@@ -82,7 +82,7 @@ class RunConfig:
 
 
 def checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values by field name and in the field's type; dashes in keys are underscores; ``decoder.KEY`` tables allowed."""
+    """The values by field name and in the field's type; dashes in keys are underscores."""
     hints = typing.get_type_hints(RunConfig)
     names = {f.name for f in fields(RunConfig)}
     result: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("aevb-engine", "numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl")
@@ -24,7 +25,9 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "machine": f"{platform.machine()} {processor()}",
         "cores": os.cpu_count() or 1,
-        "blas": [f"{b.get('internal_api')} {b.get('version')} {b.get('architecture', '')}".strip() for b in blas],
+        "blas": [
+            f"{b.get('internal_api')} {b.get('version')} {b.get('architecture', '')}".strip() for b in blas
+        ],
         "blas_variables": {v: os.environ[v] for v in BLAS_VARIABLES if v in os.environ},
         **{package: package_version(package) for package in PACKAGES},
     }
@@ -40,15 +43,17 @@ def package_version(name: str) -> str:
 def processor() -> str:
     """The processor's name."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        pass
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
 
 
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The keys in which two environments may compute other bits, with both values."""
-    return [f"{k}: {recorded.get(k)} then, {now.get(k)} now" for k in BIT_KEYS if recorded.get(k) != now.get(k)]
+    return [
+        f"{k}: {recorded.get(k)} then, {now.get(k)} now" for k in BIT_KEYS if recorded.get(k) != now.get(k)
+    ]

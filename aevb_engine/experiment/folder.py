@@ -321,6 +321,8 @@ def _bad_paths(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
-        raise UsageError(f"{shown(path)[:200]} is not a path ({error.strerror}); choose another one") from error
+        raise UsageError(
+            f"{shown(path)[:200]} is not a path ({error.strerror}); choose another one"
+        ) from error
     except ValueError as error:
         raise UsageError(f"{shown(path)[:200]} is not a path ({error}); choose another one") from error

@@ -60,6 +60,7 @@ class MetricsLog:
             # Single-writer mode from the first moment: a kill never leaves the file locked.
             flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
             self._file: Any = h5py.h5f.open(os.fsencode(path), flags, access)
+            self._descriptor = int(self._file.get_vfd_handle())
         try:
             with plain_hdf5.as_format_error(shown(path)):
                 for name, columns, dataset in _datasets(self._file, shown(path)):
@@ -166,24 +167,16 @@ class MetricsLog:
         self.flush()
         with self._storage("write"):
             h5py.h5f.flush(self._file)
-            getattr(os, "fdatasync", os.fsync)(self._file.get_vfd_handle())  # HDF5 itself never calls fsync
+            getattr(os, "fdatasync", os.fsync)(self._descriptor)  # HDF5 itself never calls fsync
 
     def close(self) -> None:
-        """Commits and closes (again: nothing). After a failed write it closes as well as it can, silently."""
-        if not self._file.valid:
+        """Commits and closes; does nothing after a failed write or when closed already."""
+        if self._failure is not None or not self._file.valid:
             return
-        try:
-            if self._failure is None:
-                self.commit()
-        finally:
-            if self._failure is None:
-                with self._storage("close"):
-                    self._tables.clear()
-                    self._file.close()
-            else:
-                self._tables.clear()
-                with contextlib.suppress(OSError, RuntimeError):
-                    self._file.close()
+        self.commit()
+        with self._storage("close"):
+            self._tables.clear()
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +207,30 @@ class MetricsLog:
             found = re.search(r"errno = (\d+)", str(error))
             code = getattr(error, "errno", None) or (int(found[1]) if found else None)
             self._failure = atomic.storage_error(action, self.path, code, str(error).split("\n")[0][:200])
+            if action == "write":
+                self._abandon()
             raise self._failure from error
+
+    def _abandon(self) -> None:
+        """Leaves the file on disk exactly as it is, and libhdf5 with nothing that it would try to write at exit.
+
+        libhdf5 keeps what it could not write, tries again whenever an id is closed, and crashes the process at
+        exit when that fails. So its descriptor is turned to the null device first: then closing succeeds.
+        """
+        import h5py
+
+        handles = [*(table.dataset for table in self._tables.values()), self._file]
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, self._descriptor, inheritable=False)
+            os.close(null)
+            for handle in handles:
+                h5py.h5i.dec_ref(handle)
+        except (OSError, RuntimeError):
+            pass
+        finally:
+            for handle in handles:
+                handle.locked = True  # h5py closes it no more
 
 
 class _Table:

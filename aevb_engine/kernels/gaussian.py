@@ -59,7 +59,7 @@ def gaussian_log_density(xp: Any, x: Any, mean: Any, logvar: Any, residual: Any,
 def gaussian_log_density_and_backward(
     xp: Any, x: Any, mean: Any, logvar: Any, square: Any, logp: Any, dmean: Any, dlogvar: Any
 ) -> None:
-    """The log-density with its derivatives: dmean = (x - mean) / e^logvar, dlogvar = ((x - mean)^2 / e^logvar - 1) / 2."""
+    """The log-density with dmean = (x - mean) / e^logvar and dlogvar = ((x - mean)^2 / e^logvar - 1) / 2."""
     number = square.dtype.type
     _standardize(xp, x, mean, logvar, dmean, dlogvar)
     xp.multiply(dmean, dmean, out=square)

@@ -1,8 +1,9 @@
 """The decoder plugin: how log p(x | parameters) and its gradient follow from the decoder's heads.
 
-The engine owns the layers. A likelihood names its heads and supplies row-independent array code: permuting or splitting
-the rows changes nothing. Shapes: x (B, 1, D); an affine head (B, L, D), or (B, L, D, K) with ``group=K``; a per_dim head
-(1, 1, D[, K]); a scalar head (1, 1, 1); log_prob (B, L) in nats a data point with its normalising constant.
+The engine owns the layers. A likelihood names its heads and supplies row-independent array code: permuting or
+splitting the rows changes nothing. Shapes: x (B, 1, D); an affine head (B, L, D), or (B, L, D, K) with ``group=K``;
+a per_dim head (1, 1, D[, K]); a scalar head (1, 1, 1); log_prob (B, L) in nats a data point with its normalising
+constant.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Schedule:
 
 
 def parse_schedule(text: str) -> Schedule:
-    """``constant``; ``exponential:0.5:1000`` halves smoothly every 1000 steps; ``steps:5000,8000:0.1`` cuts to a tenth."""
+    """``constant``; ``exponential:0.5:1000``: half every 1000 steps; ``steps:5000,8000:0.1``: a tenth from there on."""
     kind, *fields = text.split(":")
     try:
         if kind == "constant" and not fields:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def update_range(
 def shares(batch: int, threads: int) -> list[Rows]:
     """A batch cut into equal shares of rows."""
     edges = [batch * t // threads for t in range(threads + 1)]
-    return [Rows(lo, hi) for lo, hi in zip(edges[:-1], edges[1:], strict=True) if hi > lo]
+    return [Rows(lo, hi) for lo, hi in pairwise(edges) if hi > lo]
 
 
 def parts(pieces: list[GradientPiece], threads: int) -> list[list[tuple[GradientPiece, int, int]]]:

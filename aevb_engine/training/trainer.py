@@ -7,7 +7,7 @@ finite, the trainer goes back to its last copy, finds the very step and what fai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Settings:
     samples: int = 1
     batch: int = 100
     lr: float = 0.001
-    schedule: Schedule = Schedule()
+    schedule: Schedule = field(default_factory=Schedule)
     weight_decay: float = 0.0
     seed: int = 0
     threads: int = 1

@@ -6,10 +6,10 @@ import hashlib
 
 import numpy as np
 import pytest
-from aevb_plugins.datasets.faces import FACTORS, Faces, paint
 
 from aevb_engine.data.dataset import DataRequest, Dataset
 from aevb_engine.errors import DataError, UsageError
+from aevb_plugins.datasets.faces import FACTORS, Faces, paint
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aevb_plugins.datasets.freyfaces import FILE, FreyFaces
 
 from aevb_engine.data.dataset import DataRequest
 from aevb_engine.errors import DataError, UsageError
+from aevb_plugins.datasets.freyfaces import FILE, FreyFaces
 
 
 @pytest.mark.data

@@ -6,11 +6,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from aevb_plugins.datasets.glyphs import Glyphs
-from aevb_plugins.datasets.strokes import PEN_POINTS, SHAPES, pen_path
 
 from aevb_engine.data.dataset import DataRequest, Dataset
 from aevb_engine.errors import UsageError
+from aevb_plugins.datasets.glyphs import Glyphs
+from aevb_plugins.datasets.strokes import PEN_POINTS, SHAPES, pen_path
 
 
 @pytest.fixture(scope="module")

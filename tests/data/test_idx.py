@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from aevb_plugins.datasets.idx import read_idx
 
 BODY = np.arange(24, dtype=np.uint8)

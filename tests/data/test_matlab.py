@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+
 from aevb_plugins.datasets.matlab import read_matrix
 
 MATRIX = np.arange(12, dtype=np.uint8).reshape(3, 4)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aevb_plugins.datasets.mnist import MIRRORS, TEST_IMAGES, TRAIN_IMAGES, Mnist
 
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import Binarize, DataRequest, Dataset
 from aevb_engine.errors import DataError, UsageError
+from aevb_plugins.datasets.mnist import MIRRORS, TEST_IMAGES, TRAIN_IMAGES, Mnist
 
 
 def load(folder: Path, binarize: Binarize | None = None, seed: int = 1, **more: object) -> Dataset:

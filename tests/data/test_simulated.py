@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from aevb_plugins.datasets.simulated import SimulatedBinary, SimulatedNormal
 
 from aevb_engine.data.dataset import DataRequest
 from aevb_engine.errors import DataError, UsageError
+from aevb_plugins.datasets.simulated import SimulatedBinary, SimulatedNormal
 
 
 def test_binary() -> None:

@@ -17,7 +17,10 @@ from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 
 def make(step: int, size: int = 50) -> Checkpoint:
     draw = np.random.default_rng(step)
-    arrays = {"theta": draw.standard_normal(size).astype(np.float32), "optimizer/m": draw.standard_normal(size)}
+    arrays = {
+        "theta": draw.standard_normal(size).astype(np.float32),
+        "optimizer/m": draw.standard_normal(size),
+    }
     return Checkpoint(step, arrays, {"seed": step, "lr": 0.1, "name": "é"})
 
 
@@ -43,7 +46,10 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     for name, array in arrays.items():
         assert found.arrays[name].shape == array.shape
         assert found.arrays[name].dtype == array.dtype.newbyteorder("=")
-        assert found.arrays[name].tobytes() == np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()
+        assert (
+            found.arrays[name].tobytes()
+            == np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()
+        )
 
 
 def test_same_state_gives_same_bytes() -> None:
@@ -151,12 +157,12 @@ def test_swapped_files_are_detected(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for step in (1, 2, 3):
         store.save(make(step))
-    shutil.copy(store.path(2), store.path(3))   # the hash file stays
+    shutil.copy(store.path(2), store.path(3))  # the hash file stays
     newest = store.newest()
     assert newest is not None
     assert newest.step == 2
     store.save(make(3))
-    for suffix in ("", ".sha256"):   # the hash file goes along: the step inside betrays it
+    for suffix in ("", ".sha256"):  # the hash file goes along: the step inside betrays it
         shutil.copy(f"{store.path(2)}{suffix}", f"{store.path(3)}{suffix}")
     newest = store.newest()
     assert newest is not None
@@ -166,8 +172,19 @@ def test_swapped_files_are_detected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"step": "1"}', '{"step": true, "file": "ckpt-0000000001.h5"}', '{"step": -1}', "[" * 100_000,
-     '{"step": 1, "file": "../ckpt-0000000001.h5"}', '{"step": 1, "file": "ckpt-0000000001.h5", "score": "x"}', "\xff"],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"step": "1"}',
+        '{"step": true, "file": "ckpt-0000000001.h5"}',
+        '{"step": -1}',
+        "[" * 100_000,
+        '{"step": 1, "file": "../ckpt-0000000001.h5"}',
+        '{"step": 1, "file": "ckpt-0000000001.h5", "score": "x"}',
+        "\xff",
+    ],
 )
 def test_damaged_best_json_is_reported_and_nothing_is_removed(tmp_path: Path, text: str) -> None:
     store = CheckpointStore(tmp_path, keep=1)
@@ -191,4 +208,10 @@ def test_scores_must_be_finite_and_keep_positive(tmp_path: Path) -> None:
 def test_best_json_is_plain(tmp_path: Path) -> None:
     CheckpointStore(tmp_path).save(make(5), best=True, score=-1.5)
     record = json.loads((tmp_path / "best.json").read_text())
-    assert record == {"format": "aevb-best", "version": 1, "file": "ckpt-0000000005.h5", "step": 5, "score": -1.5}
+    assert record == {
+        "format": "aevb-best",
+        "version": 1,
+        "file": "ckpt-0000000005.h5",
+        "step": 5,
+        "score": -1.5,
+    }

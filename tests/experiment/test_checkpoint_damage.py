@@ -41,7 +41,10 @@ def mutant(data: bytes, seed: int) -> bytes:
         image[start : start + length] = draw.choice((bytes(length), b"\xff" * length, draw.randbytes(length)))
     else:
         first, second = draw.randrange(end), draw.randrange(end)
-        image[first : first + 8], image[second : second + 8] = image[second : second + 8], image[first : first + 8]
+        image[first : first + 8], image[second : second + 8] = (
+            image[second : second + 8],
+            image[first : first + 8],
+        )
     return bytes(image)
 
 
@@ -91,7 +94,10 @@ def decode_mutants(first: int, last: int) -> int:
     deaths = 0
     while first < last:
         child = subprocess.run(
-            [sys.executable, "-c", DECODER, __file__, str(first), str(last)], capture_output=True, text=True, check=False
+            [sys.executable, "-c", DECODER, __file__, str(first), str(last)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if child.returncode == 0:
             break
@@ -356,7 +362,7 @@ HOSTILE: list[tuple[Callable[[h5py.File, h5py.Group], None], str]] = [
 def test_hostile_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, reason: str, libver: str | None
 ) -> None:
-    monkeypatch.chdir(tmp_path)   # so that the names of other files in it would be found
+    monkeypatch.chdir(tmp_path)  # so that the names of other files in it would be found
     (tmp_path / "secret.txt").write_text("a secret of mine")
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["x"] = np.arange(10.0)

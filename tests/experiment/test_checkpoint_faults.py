@@ -47,7 +47,7 @@ def state(folder: Path) -> tuple[int, int]:
     assert newest is not None
     assert best is not None
     for found in (newest, best):
-        assert np.all(found.arrays["theta"] == found.step + found.meta["tag"] / 8)   # type: ignore[operator]
+        assert np.all(found.arrays["theta"] == found.step + found.meta["tag"] / 8)  # type: ignore[operator]
     return newest.step, best.step
 
 
@@ -107,12 +107,12 @@ def test_every_failing_call_loses_nothing(tmp_path: Path, mode: str, step: int) 
         assert state(folder) == (500, 500)
         names = [p.name for p in folder.iterdir()]
         assert not [name for name in names if name.endswith(".tmp")]
-        assert len(names) == 5, names   # two checkpoints with hash files, best.json
+        assert len(names) == 5, names  # two checkpoints with hash files, best.json
         if not seen["fired"]:
             break
     else:
         pytest.fail("the faults never ended")
-    assert all(calls[name] for name in CALLS), calls   # each kind of call was really met
+    assert all(calls[name] for name in CALLS), calls  # each kind of call was really met
 
 
 WRITER = textwrap.dedent("""
@@ -148,7 +148,9 @@ WRITER = textwrap.dedent("""
 
 def kill_once(folder: Path, draw: random.Random) -> int:
     """Starts or resumes a writer, kills it at a random moment, checks that what it had committed is there; the newest step."""
-    child = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     first = child.stdout.readline()
     time.sleep(draw.uniform(0.0, 0.6))
@@ -186,7 +188,7 @@ def kill_many(folder: Path, seed: int, kills: int) -> int:
     draw, reached = random.Random(seed), 0
     for _ in range(kills):
         step = kill_once(folder, draw)
-        assert step >= reached   # nothing committed in any earlier life is lost
+        assert step >= reached  # nothing committed in any earlier life is lost
         reached = step
     return reached
 
@@ -224,7 +226,9 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
         except StorageError as error:
             sys.exit(f"{error}")
     """)
-    child = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert child.returncode == 1
     assert child.stderr.startswith("cannot write ")
     assert child.stderr.count("\n") == 1

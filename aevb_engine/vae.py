@@ -1,0 +1,300 @@
+"""The public model: fit, bound, encode, decode, reconstruct, sample, save, load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine import registry
+from aevb_engine.backend.base import choose
+from aevb_engine.data.dataset import DataRequest, Dataset
+from aevb_engine.errors import DataError, FileFormatError, UsageError
+from aevb_engine.evaluation import apply
+from aevb_engine.evaluation.bound import Evaluator, summary
+from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
+from aevb_engine.experiment.config import RunConfig, parse_hidden
+from aevb_engine.experiment.session import check, choose_threads
+from aevb_engine.model.likelihood import Likelihood
+from aevb_engine.model.model import Architecture, Model
+from aevb_engine.operation import Buffer
+from aevb_engine.training.loop import Progress, fit
+from aevb_engine.training.optimizer import Optimizer
+from aevb_engine.training.schedule import parse_schedule
+from aevb_engine.training.step import ResidentRows
+from aevb_engine.training.trainer import Settings, Trainer
+
+Array = npt.NDArray[Any]
+
+
+class VAE:
+    """A variational autoencoder: q(z | x) Gaussian, p(z) = N(0, I), p(x | z) by a decoder plugin.
+
+    ``decoder``: a registered name or a Likelihood. ``hidden``: widths of the encoder, mirrored in the decoder; ``()``
+    is a linear model. Other keywords are the options of ``aevb-engine run`` (``lr``, ``objective``, ``samples``,
+    ``batch_size``, ``activation``, ``weight_decay``, ``lr_schedule``, ``precision``, ``seed``, ``threads``,
+    ``decoder_options``, ``optimizer_options``, ...). All bounds are in nats a data point; higher is better.
+    """
+
+    def __init__(
+        self,
+        decoder: str | Likelihood = "bernoulli",
+        hidden: int | Sequence[int] = 200,
+        latent_dim: int = 2,
+        *,
+        optimizer: str = "adam",
+        backend: str = "auto",
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        values: dict[str, Any] = {
+            "hidden": parse_hidden(hidden if isinstance(hidden, int) else list(hidden)),
+            "latent_dim": latent_dim,
+            "optimizer": optimizer,
+            "backend": backend,
+            "seed": seed,
+            **options,
+        }
+        if isinstance(decoder, str):
+            values["decoder"] = decoder
+        try:
+            self.config = RunConfig.from_mapping(values, "VAE")
+        except DataError as error:
+            raise UsageError(str(error)) from error
+        named = isinstance(decoder, str)
+        self._likelihood: Likelihood = (
+            registry.create("decoder", decoder, self.config.decoder_options) if named else decoder  # type: ignore[arg-type, assignment]
+        )
+        self._named = named
+        self._model: Model | None = None
+        self._trainer: Trainer | None = None
+        self._unit = 0.0
+        self.history: list[dict[str, float]] = []
+
+    # Training -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: str | Array | Dataset,
+        *,
+        epochs: float | None = None,
+        steps: int | None = None,
+        data_dir: str | Path | None = None,
+        offline: bool = False,
+    ) -> VAE:
+        """Train on a data set by name, a Dataset, or rows (N, D) inside the decoder's support; returns the model.
+
+        A second call goes on from the present parameters and optimizer state. ``history`` gains a row a block.
+        """
+        if epochs is not None and steps is not None:
+            raise UsageError("epochs and steps exclude each other; give one of them")
+        dataset = self._dataset(data, data_dir, offline)
+        check(dataset, self._likelihood)
+        model = self._build(dataset)
+        config = self.config
+        optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options)
+        threads = config.threads or choose_threads(model, config.batch_size * config.samples, model.backend.threads)
+        settings = Settings(
+            objective=config.objective,
+            samples=config.samples,
+            batch=config.batch_size,
+            lr=config.lr if config.lr is not None else optimizer.default_lr,
+            schedule=parse_schedule(config.lr_schedule),
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            threads=threads,
+        )
+        rows = self._resident(dataset.train, dataset.scale, dataset.dynamic)
+        trainer = Trainer(model, optimizer, rows, settings)
+        if self._trainer is not None:
+            trainer.restore(self._trainer.step, self._trainer.arrays())
+        self._trainer = trainer
+        count = epochs * trainer.count / settings.batch if epochs is not None else steps
+        if count is None:
+            count = 20 * trainer.count / settings.batch
+        if not (count > 0 and np.isfinite(count)):
+            raise UsageError(f"epochs={epochs}, steps={steps}: a positive number is needed")
+        total = trainer.step + max(1, round(count))
+        fit(
+            trainer,
+            Progress(),
+            total=total,
+            eval_every=total + 1,
+            evaluate=lambda: {k: float("nan") for k in ("bound", "reconstruction", "kl", "bound_se")},
+            until_converged=False,
+            listener=_History(self.history),
+        )
+        return self
+
+    def _dataset(self, data: str | Array | Dataset, data_dir: str | Path | None, offline: bool) -> Dataset:
+        if isinstance(data, Dataset):
+            return data
+        config = self.config
+        if isinstance(data, str):
+            request = DataRequest(
+                seed=config.seed,
+                data_dir=Path(data_dir) if data_dir is not None else None,
+                offline=offline,
+                binarize=config.binarize,
+                scale=config.scale,
+                binary_support=self._likelihood.support.kind == "binary",
+            )
+            loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
+            return loaded
+        rows = self._as_rows(data)
+        return Dataset(name="array", train=rows, test=rows)
+
+    def _as_rows(self, x: Any) -> Array:
+        try:
+            rows = np.asarray(x)
+        except ValueError as error:
+            raise DataError(f"the data are no array: {error}") from error
+        if rows.dtype.kind not in "fiub":
+            raise DataError(f"data of type {rows.dtype}; numbers are needed")
+        if rows.ndim > 2:
+            rows = rows.reshape(len(rows), -1)
+        if rows.ndim != 2 or rows.size == 0:
+            raise DataError(f"data of shape {rows.shape}; rows (N, D) are needed")
+        if self._model is not None and rows.shape[1] != self._model.architecture.dim:
+            raise DataError(f"data of {rows.shape[1]} columns; the model has {self._model.architecture.dim}")
+        return rows if rows.dtype == np.uint8 else rows.astype(self.config.precision)
+
+    def _build(self, dataset: Dataset) -> Model:
+        if self._model is None:
+            self._unit = dataset.log_variance_unit
+            self._likelihood.adapt(self._unit)
+            self._model = _model(self.config, self._likelihood, dataset.dim)
+            self._model.parameters.initialize(self.config.seed, self.config.initial)
+        elif self._model.architecture.dim != dataset.dim:
+            raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
+        return self._model
+
+    def _resident(self, rows: Array, scale: float = 1.0, dynamic: bool = False) -> ResidentRows:
+        data = rows if rows.dtype == np.uint8 else rows.astype(self.model.dtype, copy=False)
+        return ResidentRows(Buffer("data", self.model.backend.upload(data)), scale, dynamic)
+
+    # Use ----------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """The engine's model; UsageError before the first fit."""
+        if self._model is None:
+            raise UsageError("the model has no data yet: call fit, or load one")
+        return self._model
+
+    def bound(self, x: Any, *, objective: str = "elbo", samples: int = 1) -> float:
+        """Mean bound of rows x (N, D) in nats a data point: L^B by default, with fixed noise."""
+        model, rows = self.model, self._as_rows(x)
+        self._likelihood.support.check(rows, "the data")
+        resident = self._resident(rows)
+        evaluator = Evaluator(
+            model,
+            resident,
+            objective_name=objective,
+            samples=samples,
+            seed=self.config.seed,
+            batch=max(1, 500 // samples),
+        )
+        return summary(evaluator.run())["bound"]
+
+    def encode(self, x: Any) -> tuple[Array, Array]:
+        """Mean and standard deviation (N, Z) of q(z | x) for rows x (N, D)."""
+        return apply.encode(self.model, self._as_rows(x))
+
+    def decode(self, z: Any) -> Array:
+        """Mean (N, D) of p(x | z) for z (N, Z)."""
+        latent = np.asarray(z, dtype=self.config.precision)
+        if latent.ndim != 2 or latent.shape[1] != self.model.architecture.latent or not len(latent):
+            raise DataError(f"z of shape {latent.shape}; (N, {self.model.architecture.latent}) is needed")
+        return apply.decode(self.model, latent)
+
+    def reconstruct(self, x: Any) -> Array:
+        """Mean (N, D) of p(x | z) at the mean of q(z | x)."""
+        return apply.reconstruct(self.model, self._as_rows(x))
+
+    def sample(self, n: int, *, seed: int = 0) -> Array:
+        """n draws (n, D): z ~ N(0, I), x ~ p(x | z)."""
+        if n < 1:
+            raise UsageError(f"sample({n}): at least one draw is needed")
+        return apply.sample(self.model, n, seed)
+
+    # Storage ------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, atomically, as one HDF5 file; ``load`` reads it back, training state included."""
+        if not self._named:
+            raise UsageError("a decoder given as an object cannot be saved by name; register it as a plugin")
+        model = self.model
+        trainer = self._trainer
+        arrays = trainer.arrays() if trainer else {"theta": model.backend.download(model.parameters.theta)}
+        meta = {
+            "config": self.config.as_dict(),
+            "dim": model.architecture.dim,
+            "log_variance_unit": self._unit,
+        }
+        write(Path(path), Checkpoint(trainer.step if trainer else 0, arrays, meta), hash_file=False)
+
+
+def load(path: str | Path) -> VAE:
+    """A model from a file of ``save``, from a checkpoint, or from a run folder (its newest checkpoint)."""
+    place = Path(path)
+    if place.is_dir():
+        folder = place / "checkpoints"
+        newest = CheckpointStore(folder if folder.is_dir() else place).newest()
+        if newest is None:
+            raise FileFormatError(f"{place} holds no sound checkpoint; name a run folder or a saved model")
+        checkpoint = newest
+    else:
+        checkpoint = read(place, require_hash=False)
+    meta: Mapping[str, Any] = checkpoint.meta
+    try:
+        config = RunConfig.from_mapping(meta["config"], str(place))
+        dim, unit = int(meta["dim"]), float(meta["log_variance_unit"])
+        theta = checkpoint.arrays["theta"]
+    except (KeyError, TypeError, ValueError, DataError) as error:
+        raise FileFormatError(f"{place} is not a model of this program: {error}") from error
+    vae = VAE(
+        config.decoder or "bernoulli",
+        config.hidden,
+        config.latent_dim,
+        **{k: v for k, v in config.as_dict().items() if k not in ("decoder", "hidden", "latent_dim")},
+    )
+    vae._likelihood.adapt(unit)
+    vae._unit = unit
+    model = _model(config, vae._likelihood, dim)
+    if theta.shape != (model.parameters.size,):
+        raise FileFormatError(f"{place} holds {theta.size} parameters; its configuration needs {model.parameters.size}")
+    model.parameters.theta[...] = model.backend.upload(theta.astype(model.dtype))
+    vae._model = model
+    return vae
+
+
+def _model(config: RunConfig, likelihood: Likelihood, dim: int) -> Model:
+    architecture = Architecture(dim, config.latent_dim, config.hidden, config.activation, config.precision)
+    return Model(architecture, likelihood, choose(config.backend, config.threads))
+
+
+class _History:
+    """Keeps the mean of each block in memory."""
+
+    def __init__(self, rows: list[dict[str, float]]) -> None:
+        self._rows = rows
+
+    def steps(self, rows: npt.NDArray[np.float64]) -> None:
+        means = rows[:, 2:5].mean(axis=0)
+        self._rows.append(
+            {
+                "step": float(rows[-1, 0]),
+                "bound": float(means[0]),
+                "reconstruction": float(means[1]),
+                "kl": float(means[2]),
+            }
+        )
+
+    def evaluated(self, row: npt.NDArray[np.float64], is_best: bool) -> None: ...
+
+    def stop(self) -> bool:
+        return False
