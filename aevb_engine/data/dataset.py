@@ -71,6 +71,7 @@ class DatasetPlugin(Protocol):
     """A data set by name; its keyword-only parameters are the options ``-o dataset.KEY=VALUE``."""
 
     summary: ClassVar[str]
+    decoder: ClassVar[str]  # the decoder used where none is asked for
 
     def load(self, request: DataRequest) -> Dataset:
         """Read, draw or download the data; raises DataError with the mend when that is impossible."""

@@ -32,9 +32,7 @@ def shown(path: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else "?" for c in os.fspath(path))
 
 
-def storage_error(
-    action: str, path: str | os.PathLike[str], code: int | None, detail: str = ""
-) -> StorageError:
+def storage_error(action: str, path: str | os.PathLike[str], code: int | None, detail: str = "") -> StorageError:
     """One line for a failed write: what was tried, the path, the system's reason, the mend that fits it."""
     reason = os.strerror(code) if code else (detail or "unknown error")
     if code in _FULL:
@@ -66,9 +64,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     target = Path(path)
     with storage_errors("write", target):
         temporary = target.parent / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
-        flags = (
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags, 0o666)
         try:
             try:

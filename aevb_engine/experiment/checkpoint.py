@@ -85,9 +85,7 @@ def decode(data: bytes, where: str) -> Checkpoint:
             text = plain_hdf5.open_item(root, b"meta", where)
             shape, kind = plain_hdf5.check_dataset(text, plain_hdf5.Budget(len(data)), where, "meta")
             if len(shape) != 1 or kind != np.uint8 or shape[0] > MAX_META_BYTES:
-                raise FileFormatError(
-                    f"{where} holds a 'meta' that is not JSON text below {MAX_META_BYTES} bytes"
-                )
+                raise FileFormatError(f"{where} holds a 'meta' that is not JSON text below {MAX_META_BYTES} bytes")
             meta = plain_hdf5.read_dataset(text, budget, where, "meta").tobytes()
             group = plain_hdf5.open_item(root, b"arrays", where)
             if not isinstance(group, h5py.h5g.GroupID):
@@ -136,9 +134,7 @@ def read(path: str | Path, *, require_hash: bool = True) -> Checkpoint:
                 f"{shown(source)} has no readable hash file {hash_path(source).name} beside it; restore it"
             )
         if hashlib.sha256(data).hexdigest() not in known:
-            raise FileFormatError(
-                f"{shown(source)} does not match its hash file; it is damaged or was swapped"
-            )
+            raise FileFormatError(f"{shown(source)} does not match its hash file; it is damaged or was swapped")
     if not require_hash:
         inspect.check_image(data, str(source))
     return decode(data, str(source))
@@ -263,9 +259,7 @@ class CheckpointStore:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError):
-            self._warn(
-                f"{shown(self._best_path)} is damaged; the best step is unknown until a better one is saved"
-            )
+            self._warn(f"{shown(self._best_path)} is damaged; the best step is unknown until a better one is saved")
             return None
         return record
 
@@ -333,9 +327,7 @@ def _meta_bytes(meta: Mapping[str, object]) -> bytes:
     except (TypeError, ValueError) as error:
         raise ValueError(f"meta of a checkpoint must be JSON with finite numbers ({error})") from error
     if len(text) > MAX_META_BYTES:
-        raise ValueError(
-            f"meta of a checkpoint has {len(text)} bytes, at most {MAX_META_BYTES} are kept; use arrays"
-        )
+        raise ValueError(f"meta of a checkpoint has {len(text)} bytes, at most {MAX_META_BYTES} are kept; use arrays")
     return text
 
 
@@ -352,9 +344,7 @@ def _parse_meta(text: bytes, where: str) -> dict[str, object]:
     try:
         meta = json.loads(text.decode("utf-8"), parse_constant=refuse, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(
-            f"{where} holds a 'meta' that is not strict JSON ({str(error)[:100]})"
-        ) from error
+        raise FileFormatError(f"{where} holds a 'meta' that is not strict JSON ({str(error)[:100]})") from error
     if not isinstance(meta, dict):
         raise FileFormatError(f"{where} holds a 'meta' that is not a JSON object")
     return meta

@@ -25,9 +25,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "machine": f"{platform.machine()} {processor()}",
         "cores": os.cpu_count() or 1,
-        "blas": [
-            f"{b.get('internal_api')} {b.get('version')} {b.get('architecture', '')}".strip() for b in blas
-        ],
+        "blas": [f"{b.get('internal_api')} {b.get('version')} {b.get('architecture', '')}".strip() for b in blas],
         "blas_variables": {v: os.environ[v] for v in BLAS_VARIABLES if v in os.environ},
         **{package: package_version(package) for package in PACKAGES},
     }
@@ -54,6 +52,4 @@ def processor() -> str:
 
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The keys in which two environments may compute other bits, with both values."""
-    return [
-        f"{k}: {recorded.get(k)} then, {now.get(k)} now" for k in BIT_KEYS if recorded.get(k) != now.get(k)
-    ]
+    return [f"{k}: {recorded.get(k)} then, {now.get(k)} now" for k in BIT_KEYS if recorded.get(k) != now.get(k)]

@@ -78,9 +78,7 @@ class RunFolder:
                 if not path.is_dir():
                     raise UsageError(f"{shown(path)} exists and is not a folder; choose another output")
                 if next(path.iterdir(), None) is not None:
-                    raise UsageError(
-                        f"{shown(path)} exists and is not empty; choose another output or remove it"
-                    )
+                    raise UsageError(f"{shown(path)} exists and is not empty; choose another output or remove it")
             missing = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
@@ -114,9 +112,7 @@ class RunFolder:
             raise FileFormatError(f"{shown(found)} is not a run folder but a file; name the folder of a run")
         folder = cls(found)
         if not folder.record_path.exists():
-            raise FileFormatError(
-                f"{shown(found)} is not a run folder (it has no run.json); name the folder of a run"
-            )
+            raise FileFormatError(f"{shown(found)} is not a run folder (it has no run.json); name the folder of a run")
         folder.read_record()
         return folder
 
@@ -158,9 +154,7 @@ class RunFolder:
         try:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_RECORD_BYTES:
-                raise FileFormatError(
-                    f"{shown(path)} is not a plain file of acceptable size; restore it from a copy"
-                )
+                raise FileFormatError(f"{shown(path)} is not a plain file of acceptable size; restore it from a copy")
             record = json.loads(path.read_bytes().decode("utf-8"))
         except FileNotFoundError:
             raise FileFormatError(f"{shown(self.path)} is not a run folder (it has no run.json)") from None
@@ -172,9 +166,7 @@ class RunFolder:
             raise FileFormatError(f"{shown(path)} is not the record of a run; name the folder of a run")
         version = record.get("version")
         if type(version) is not int or not 1 <= version <= VERSION:
-            raise FileFormatError(
-                f"{shown(path)} has version {str(version)[:40]}, known: 1 to {VERSION}; upgrade"
-            )
+            raise FileFormatError(f"{shown(path)} has version {str(version)[:40]}, known: 1 to {VERSION}; upgrade")
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
@@ -208,11 +200,7 @@ class RunFolder:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             if not _flock(descriptor):
-                holder = (
-                    os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
-                    if hasattr(os, "pread")
-                    else ""
-                )
+                holder = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
                 by = f"process {holder}" if holder else "another process"
                 raise StorageError(f"{shown(self.path)} is in use by {by}; wait for it or stop it")
             with atomic.storage_errors("lock", path):
@@ -225,9 +213,7 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, 0)
         finally:
-            os.close(
-                descriptor
-            )  # releases the lock; the file stays, removing it would race with the next holder
+            os.close(descriptor)  # releases the lock; the file stays, removing it would race with the next holder
 
 
 def is_locked(path: Path) -> bool:
@@ -321,8 +307,6 @@ def _bad_paths(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
-        raise UsageError(
-            f"{shown(path)[:200]} is not a path ({error.strerror}); choose another one"
-        ) from error
+        raise UsageError(f"{shown(path)[:200]} is not a path ({error.strerror}); choose another one") from error
     except ValueError as error:
         raise UsageError(f"{shown(path)[:200]} is not a path ({error}); choose another one") from error

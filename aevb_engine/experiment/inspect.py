@@ -22,9 +22,7 @@ from aevb_engine.errors import AevbError, BackendError, FileFormatError, Storage
 from aevb_engine.experiment.atomic import shown
 
 MEMORY = 2 << 30  # address space of the child beside the file itself
-_ERRORS: dict[int, type[AevbError]] = {
-    kind.exit_code: kind for kind in (UsageError, FileFormatError, StorageError)
-}
+_ERRORS: dict[int, type[AevbError]] = {kind.exit_code: kind for kind in (UsageError, FileFormatError, StorageError)}
 
 
 def check_image(data: bytes, name: str, timeout: float = 60.0) -> None:
@@ -32,9 +30,7 @@ def check_image(data: bytes, name: str, timeout: float = 60.0) -> None:
     _run(("checkpoint", name), data, timeout, MEMORY + 4 * len(data))
 
 
-def read_metrics(
-    path: Path, timeout: float = 10.0
-) -> dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]]:
+def read_metrics(path: Path, timeout: float = 10.0) -> dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]]:
     """What log.read(path) returns, read by a child."""
     try:
         size = path.stat().st_size
@@ -88,9 +84,7 @@ def _run(arguments: Sequence[str], data: bytes, timeout: float, memory: int) -> 
     lines = child.stderr.decode("utf-8", "replace").strip().splitlines()
     if child.returncode in _ERRORS and lines:
         raise _ERRORS[child.returncode](lines[-1])
-    raise FileFormatError(
-        f"{name} is damaged (its reader ended with {child.returncode}); restore it from a copy"
-    )
+    raise FileFormatError(f"{name} is damaged (its reader ended with {child.returncode}); restore it from a copy")
 
 
 def _limit(seconds: float, memory: int) -> None:
@@ -120,9 +114,7 @@ def main(arguments: Sequence[str]) -> int:
             from aevb_engine.experiment import log
 
             tables = log.read(Path(name))
-            output.write(
-                json.dumps([[key, columns, len(rows)] for key, (columns, rows) in tables.items()]).encode()
-            )
+            output.write(json.dumps([[key, columns, len(rows)] for key, (columns, rows) in tables.items()]).encode())
             output.write(b"\n")
             for _, rows in tables.values():
                 output.write(rows.tobytes())
@@ -131,9 +123,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     except MemoryError:
-        sys.stderr.write(
-            f"{shown(name)} asks for more memory than a sound file needs; restore it from a copy\n"
-        )
+        sys.stderr.write(f"{shown(name)} asks for more memory than a sound file needs; restore it from a copy\n")
         return FileFormatError.exit_code
     return 0
 

@@ -116,9 +116,7 @@ class MetricsLog:
             if name in kept:
                 wanted, copy = _cut(kept[name], step)
                 if wanted != columns:
-                    raise FileFormatError(
-                        f"{shown(target)} has other columns in {name!r} than the checkpoint"
-                    )
+                    raise FileFormatError(f"{shown(target)} has other columns in {name!r} than the checkpoint")
                 if len(copy) > len(rows):
                     warnings.append(f"{len(copy) - len(rows)} rows of {name!r} restored from the checkpoint")
                     rows = copy
@@ -146,9 +144,7 @@ class MetricsLog:
         if values.ndim == 1:
             values = values.reshape(1, -1)
         if values.ndim != 2 or values.shape[1] != len(table.columns):
-            raise ValueError(
-                f"rows of {name!r} have shape {values.shape}, expected (n, {len(table.columns)})"
-            )
+            raise ValueError(f"rows of {name!r} have shape {values.shape}, expected (n, {len(table.columns)})")
         if not table.put(values):
             self._write(table, values)
         if time.monotonic() - self._flushed_at >= BLOCK_SECONDS:
@@ -351,9 +347,7 @@ def _image(tables: Mapping[str, Table]) -> bytes:
         file.attrs["version"] = np.int64(VERSION)
         for name, (columns, rows) in tables.items():
             if not _NAME.fullmatch(name) or "step" not in columns or len(set(columns)) != len(columns):
-                raise ValueError(
-                    f"table {name!r}: needs a plain name and distinct columns with 'step', not {columns}"
-                )
+                raise ValueError(f"table {name!r}: needs a plain name and distinct columns with 'step', not {columns}")
             width = len(columns)
             chunk = (max(1, _CHUNK_BYTES // (8 * width)), width)
             dataset = file.create_dataset(
@@ -376,7 +370,7 @@ def _cut(table: Table | None, step: int) -> Table:
 
 
 def _check_file(path: Path) -> None:
-    """Refuses what libhdf5 need not be asked about: logs are published whole, so even a live one has its first bytes."""
+    """Refuses what libhdf5 need not be asked about; logs are published whole, even a live one has its first bytes."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

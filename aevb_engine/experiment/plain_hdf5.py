@@ -25,9 +25,7 @@ MAX_RANK = 8
 _DEFLATE_RATIO = 1032  # deflate cannot expand more; a larger claim is not backed by data
 
 PLAIN = tuple(
-    f"{order}{kind}"
-    for order in "<>"
-    for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+    f"{order}{kind}" for order in "<>" for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 )
 
 
@@ -38,9 +36,7 @@ def as_format_error(where: str) -> Iterator[None]:
         yield
     except AevbError:
         raise
-    except (
-        Exception
-    ) as error:  # libhdf5 raises OSError, RuntimeError, KeyError, ValueError ... for damaged files
+    except Exception as error:  # libhdf5 raises OSError, RuntimeError, KeyError, ValueError ... for damaged files
         lines = str(error).strip().splitlines()
         reason = lines[0][:200] if lines else type(error).__name__
         raise FileFormatError(f"{where} is damaged ({reason}); restore it from a copy") from error
@@ -88,15 +84,11 @@ def open_item(group: Any, name: bytes, where: str) -> Any:
         raise FileFormatError(f"{where} holds a soft or external link {name!r}; only plain data is read")
     item = h5py.h5o.open(group, name)
     if not isinstance(item, (h5py.h5g.GroupID, h5py.h5d.DatasetID)):
-        raise FileFormatError(
-            f"{where} holds {name!r}, neither a group nor a data set; only plain data is read"
-        )
+        raise FileFormatError(f"{where} holds {name!r}, neither a group nor a data set; only plain data is read")
     return item
 
 
-def check_dataset(
-    dataset: Any, budget: Budget, where: str, name: str
-) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def check_dataset(dataset: Any, budget: Budget, where: str, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and native type of a data set, once its storage, filters, type and sizes are known to be safe."""
     import h5py
 
@@ -144,9 +136,7 @@ def check_dataset(
         limit = budget.stored + chunk
         budget.stored -= claimed
     if claimed > limit:
-        raise FileFormatError(
-            f"{item} of claimed size {claimed} bytes, more than the file can hold or may take"
-        )
+        raise FileFormatError(f"{item} of claimed size {claimed} bytes, more than the file can hold or may take")
     return shape, native
 
 

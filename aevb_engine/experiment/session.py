@@ -64,13 +64,11 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
     schedule = parse_schedule(config.lr_schedule)
     optimizer: Optimizer = _plugin("optimizer", config.optimizer, config.optimizer_options, Optimizer)
     source = registry.create("dataset", config.dataset, config.dataset_options)
-    decoder_name: str = config.decoder or getattr(source, "decoder", "bernoulli")
+    decoder_name = config.decoder or str(getattr(source, "decoder", "bernoulli"))
     likelihood: Likelihood = _plugin("decoder", decoder_name, config.decoder_options, Likelihood)
     if config.until_converged and config.validation == 0:
         config = replace(config, validation=CONVERGENCE_VALIDATION)
-        warnings.append(
-            f"--until-converged holds out {CONVERGENCE_VALIDATION:.0%} of the training rows for validation"
-        )
+        warnings.append(f"--until-converged holds out {CONVERGENCE_VALIDATION:.0%} of the training rows for validation")
     dataset = source.load(
         DataRequest(
             seed=config.seed,
@@ -85,9 +83,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
     check(dataset, likelihood)
     likelihood.adapt(dataset.log_variance_unit)
     backend = choose(config.backend, config.threads)
-    architecture = Architecture(
-        dataset.dim, config.latent_dim, config.hidden, config.activation, config.precision
-    )
+    architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.precision)
     model = Model(architecture, likelihood, backend)
     model.parameters.initialize(config.seed, config.initial)
     threads = config.threads or choose_threads(model, config.batch_size * config.samples, backend.threads)
@@ -149,9 +145,7 @@ def check(dataset: Dataset, likelihood: Likelihood) -> None:
                 f"{what} of '{dataset.name}' has shape {rows.shape} and type {rows.dtype}; numbers (N, D) are needed"
             )
         if rows.size == 0:
-            raise DataError(
-                f"{what} of '{dataset.name}' is empty (shape {rows.shape}); at least one row is needed"
-            )
+            raise DataError(f"{what} of '{dataset.name}' is empty (shape {rows.shape}); at least one row is needed")
         if dataset.dynamic and what == "the training data":
             continue  # intensities 0..255; each step draws 0 or 1 from them
         extremes = np.array([[rows.min(), rows.max()]], np.float64) * dataset.scale
@@ -195,18 +189,14 @@ def _rows(dataset: Dataset, config: RunConfig) -> tuple[npt.NDArray[Any], npt.ND
         raise DataError(f"--validation {config.validation}: the training set has {count} row; two are needed")
     kept, held = split(count, config.validation, config.seed, dataset.contiguous)
     if not len(kept):
-        raise UsageError(
-            f"--validation {config.validation}: nothing is left of {count} training rows; use less"
-        )
+        raise UsageError(f"--validation {config.validation}: nothing is left of {count} training rows; use less")
     validation = dataset.train[held]
     if dataset.dynamic:
         validation = binarize_draw(config.seed, "validation", validation)
     return dataset.train[kept], validation
 
 
-def _resident(
-    backend: Backend, model: Model, rows: npt.NDArray[Any], scale: float, dynamic: bool
-) -> ResidentRows:
+def _resident(backend: Backend, model: Model, rows: npt.NDArray[Any], scale: float, dynamic: bool) -> ResidentRows:
     data = rows if rows.dtype == np.uint8 else rows.astype(model.dtype, copy=False)
     return ResidentRows(Buffer("data", backend.upload(data)), scale, dynamic)
 

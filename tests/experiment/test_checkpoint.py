@@ -46,10 +46,7 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     for name, array in arrays.items():
         assert found.arrays[name].shape == array.shape
         assert found.arrays[name].dtype == array.dtype.newbyteorder("=")
-        assert (
-            found.arrays[name].tobytes()
-            == np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()
-        )
+        assert found.arrays[name].tobytes() == np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()
 
 
 def test_same_state_gives_same_bytes() -> None:

@@ -1,4 +1,4 @@
-"""Damaged and hostile checkpoint files: each is detected, none crashes the process that reads it or shows it other files."""
+"""Damaged and hostile checkpoint files: each is detected, none crashes its reader or shows it other files."""
 
 from __future__ import annotations
 

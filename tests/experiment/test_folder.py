@@ -82,9 +82,7 @@ def test_read_only_place_is_a_storage_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace", "mkdir"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_failed_creation_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
-) -> None:
+def test_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -97,9 +95,7 @@ def test_failed_creation_leaves_nothing(
 
 def test_record_is_replaced_whole(tmp_path: Path) -> None:
     run = RunFolder.create("a", tmp_path / "run")
-    run.write_record(
-        {"seed": np.int64(3), "bound": float("nan"), "path": Path("x/y"), "list": (1.5, float("inf"))}
-    )
+    run.write_record({"seed": np.int64(3), "bound": float("nan"), "path": Path("x/y"), "list": (1.5, float("inf"))})
     run.update(status="running", seed=4)
     text = run.record_path.read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {

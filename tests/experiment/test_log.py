@@ -62,9 +62,7 @@ def test_file_is_plain_hdf5_with_names(tmp_path: Path) -> None:
         assert file["train"].dtype == np.float64
 
 
-def test_rows_are_visible_after_fifty_or_a_second_or_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_visible_after_fifty_or_a_second_or_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.h5"
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -120,9 +118,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
     written(path, 5)
     code = "import sys; from aevb_engine.experiment.log import MetricsLog; MetricsLog(sys.argv[1])"
     with MetricsLog(path) as metrics:
-        child = subprocess.run(
-            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
-        )
+        child = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
         assert "StorageError" in child.stderr
         metrics.append("train", rows(6, 8))
     assert len(log.read(path)["train"][1]) == 8
@@ -224,18 +220,14 @@ def poll(path: Path, refreshes: int) -> None:
         child.communicate()
 
 
-def test_full_disk_is_one_error_and_keeps_the_flushed_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_one_error_and_keeps_the_flushed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.h5"
     metrics = MetricsLog.create(path, COLUMNS)
     metrics.append("train", rows(1, 60))
     metrics.commit()
 
     def full(self: Any, values: Any) -> None:
-        raise OSError(
-            "Can't write data (file write failed: errno = 28, error message = 'No space left on device')"
-        )
+        raise OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')")
 
     monkeypatch.setattr(log._Table, "write", full)
     metrics.append("train", rows(61, 61))
@@ -263,19 +255,18 @@ def test_failing_sync_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Mon
     metrics.close()
 
 
-def test_error_under_way_is_not_hidden_by_a_failing_close(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_under_way_is_not_hidden_by_a_failing_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Any, values: Any) -> None:
         raise OSError(errno.ENOSPC, "full")
 
+    def work() -> None:
+        with MetricsLog.create(tmp_path / "metrics.h5", COLUMNS) as metrics:
+            metrics.append("train", rows(1, 1))
+            raise RuntimeError("the real cause")
+
     monkeypatch.setattr(log._Table, "write", full)
-    with (
-        pytest.raises(RuntimeError, match="the real cause"),
-        MetricsLog.create(tmp_path / "m.h5", COLUMNS) as metrics,
-    ):
-        metrics.append("train", rows(1, 1))
-        raise RuntimeError("the real cause")
+    with pytest.raises(RuntimeError, match="the real cause"):
+        work()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
@@ -311,10 +302,7 @@ def test_real_write_failure_keeps_the_flushed_rows(tmp_path: Path, limit: int) -
         timeout=30,
     )
     assert child.returncode == 1, child.stderr
-    assert (
-        child.stderr
-        == f"cannot write {path}: File too large; free some space there or choose another place\n"
-    )
+    assert child.stderr == f"cannot write {path}: File too large; free some space there or choose another place\n"
     flushed = int(child.stdout)
     train = log.read_safely(path)["train"][1]
     assert len(train) >= flushed
@@ -382,9 +370,7 @@ def other(file: h5py.File) -> None:
         (other, "has the format 'other'"),
     ],
 )
-def test_foreign_log_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, reason: str
-) -> None:
+def test_foreign_log_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, reason: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.txt").write_bytes(bytes(32))
     path = tmp_path / "metrics.h5"
@@ -399,12 +385,9 @@ def test_truncated_logs_never_crash_the_reader(tmp_path: Path) -> None:
     data = path.read_bytes()
     for cut in (60, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:cut])
-        try:
-            found = log.read_safely(path, timeout=2.0)
-        except FileFormatError as error:
-            assert "\n" not in str(error)
-        else:
-            assert found["train"][1].tobytes() == rows(1, 60).tobytes()
+        with pytest.raises(FileFormatError, match=r"is damaged|could not be read within") as caught:
+            log.read_safely(path, timeout=2.0)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_row_costs_little(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Faces:
     """One face: its turn left or right, its smile, where it looks, its brows, and where the light is."""
 
     summary: ClassVar[str] = "28 x 20 grey faces drawn by the program from a seed, with factors"
+    decoder: ClassVar[str] = "gaussian"
 
     def __init__(self, *, train: int = 2_000, test: int = 500) -> None:
         self.train = positive("faces", "train", train)

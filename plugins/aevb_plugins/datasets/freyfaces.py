@@ -39,6 +39,7 @@ class FreyFaces:
     """Frames 0..1499 for training, the last 465 held out; uint8, unit scale unless raw is asked for."""
 
     summary: ClassVar[str] = "28 x 20 grey video frames of one face, 1500 + 465; found or downloaded (1 MB)"
+    decoder: ClassVar[str] = "gaussian"
 
     def load(self, request: DataRequest) -> Dataset:
         """Read or download the file."""

@@ -26,6 +26,7 @@ class Glyphs:
     """Handwriting-like digits: pen strokes moved, bent, turned, slanted, scaled and of varying thickness."""
 
     summary: ClassVar[str] = "28 x 28 binary digits drawn by the program from a seed, with labels; no file"
+    decoder: ClassVar[str] = "bernoulli"
 
     def __init__(self, *, train: int = 10_000, test: int = 2_000) -> None:
         self.train = positive("glyphs", "train", train)

@@ -76,6 +76,7 @@ class Mnist:
     summary: ClassVar[str] = (
         "28 x 28 handwritten digits, 60000 + 10000, labelled; found or downloaded (11 MB)"
     )
+    decoder: ClassVar[str] = "bernoulli"
 
     def load(self, request: DataRequest) -> Dataset:
         """Read or download the four files; by default threshold under a binary decoder, else none."""

@@ -55,6 +55,7 @@ class SimulatedBinary(_Simulated):
     """Independent Bernoulli(1/2) values, uint8 0/1: log p(x) = -D ln 2."""
 
     summary = "independent coin tosses [1000, 50] (Lin & Xu 2018, section 6); log p(x) is known"
+    decoder: ClassVar[str] = "bernoulli"
     name = "simulated-binary"
     kind = "already binary"
 
@@ -71,6 +72,7 @@ class SimulatedNormal(_Simulated):
     """Independent standard normal values, float32: log p(x) = -(D ln 2 pi + |x|^2) / 2."""
 
     summary = "independent standard normals [1000, 50] (Lin & Xu 2018, section 6); log p(x) is known"
+    decoder: ClassVar[str] = "gaussian"
     name = "simulated-normal"
     kind = "real-valued"
 
