@@ -311,6 +311,8 @@ def _read_once(path: Path) -> dict[str, Table]:
         where = shown(path)
         budget = plain_hdf5.Budget(path.stat().st_size)
         for name, columns, dataset in _datasets(file, where):
+            plain_hdf5.check_dataset(dataset, plain_hdf5.Budget(budget.stored), where, name)
+            _check_chunks(file, dataset, where, name)
             rows = plain_hdf5.read_dataset(dataset, budget, where, name)
             if rows.ndim != 2 or rows.dtype != np.float64 or rows.shape[1] != len(columns):
                 raise FileFormatError(f"{where} holds {name!r} of another shape or type than its columns say")
@@ -320,6 +322,19 @@ def _read_once(path: Path) -> dict[str, Table]:
         return tables
     finally:
         file.close()
+
+
+def _check_chunks(file: Any, dataset: Any, where: str, name: str) -> None:
+    """Refuses a file that ends before its data does: libhdf5 would read zeros there."""
+    import h5py
+
+    if dataset.get_create_plist().get_layout() != h5py.h5d.CHUNKED:
+        return
+    ends = [0]
+    dataset.chunk_iter(lambda chunk: ends.append(chunk.byte_offset + chunk.size))
+    size = os.fstat(file.get_vfd_handle()).st_size  # after the index: a live writer fills a chunk before it is listed
+    if max(ends) > size:
+        raise FileFormatError(f"{where} is damaged (cut at {size} bytes within {name!r}); restore it from a copy")
 
 
 def _datasets(file: Any, where: str) -> list[tuple[str, tuple[str, ...], Any]]:

@@ -221,9 +221,7 @@ def test_interrupted_store_leaves_nothing(
     assert old.read_bytes() == b"old"
 
 
-def test_disk_full_is_no_fault_of_the_mirror(
-    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_full_is_no_fault_of_the_mirror(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 

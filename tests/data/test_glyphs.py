@@ -97,9 +97,7 @@ def test_options_and_requests_are_checked() -> None:
         Glyphs(train=0)
     with pytest.raises(UsageError, match=r"dataset\.test=-5"):
         Glyphs(test=-5)
-    with pytest.raises(
-        UsageError, match="--binarize dynamic: glyphs is already binary; leave the option out"
-    ):
+    with pytest.raises(UsageError, match="--binarize dynamic: glyphs is already binary; leave the option out"):
         Glyphs(train=1, test=1).load(DataRequest(binarize="dynamic"))
     with pytest.raises(UsageError, match="--scale unit: glyphs is already binary"):
         Glyphs(train=1, test=1).load(DataRequest(scale="unit"))

@@ -131,9 +131,7 @@ def test_damaged_file(original_data: Path, tmp_path: Path) -> None:
     data = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(
-        DataError, match=r"t10k-images-idx3-ubyte.gz: gzip file cut short .* replace or remove"
-    ):
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz: gzip file cut short .* replace or remove"):
         load(tmp_path, "threshold")
 
 

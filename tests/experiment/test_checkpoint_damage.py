@@ -108,7 +108,7 @@ def decode_mutants(first: int, last: int) -> int:
 
 
 def test_no_mutant_without_hash_file_returns_other_data() -> None:
-    assert decode_mutants(0, 3000) < 30
+    assert decode_mutants(0, 1500) < 15
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_no_mutant_of_many_returns_other_data() -> None:
 def test_foreign_mutants_are_refused_through_the_child(tmp_path: Path) -> None:
     path = tmp_path / "c.h5"
     data = ckpt.encode(SAMPLE)
-    for seed in range(8):
+    for seed in range(4):
         path.write_bytes(mutant(data, seed))
         try:
             found = ckpt.read(path, require_hash=False)

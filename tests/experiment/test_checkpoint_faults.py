@@ -84,6 +84,7 @@ def fault(patch: pytest.MonkeyPatch, n: int, mode: str) -> Counter[str]:
 @pytest.mark.parametrize("step", [400, 300])
 def test_every_failing_call_loses_nothing(tmp_path: Path, mode: str, step: int) -> None:
     """step 400 is a new checkpoint, step 300 replaces one that exists."""
+    expected: type[BaseException] = Killed if mode == "kill" else StorageError
     calls: Counter[str] = Counter()
     for n in range(1, 200):
         folder = tmp_path / str(n)
@@ -94,7 +95,7 @@ def test_every_failing_call_loses_nothing(tmp_path: Path, mode: str, step: int) 
             seen = fault(patch, n, mode)
             try:
                 store.save(make(step, tag=1), best=True, score=2.0)
-            except Killed if mode == "kill" else StorageError:
+            except expected:
                 raised = True
         calls |= seen
         newest, best = state(folder)
@@ -141,7 +142,7 @@ WRITER = textwrap.dedent("""
                 log.append("eval", [step, 1.0 / step])
         log.commit()
         found = Checkpoint(step, {"theta": np.full(5000, float(step))}, {"step": step})
-    store.save(found, best=step % 7 == 0, score=step)
+        store.save(found, best=step % 7 == 0, score=step)
         print(step, flush=True)
 """)
 
@@ -153,7 +154,7 @@ def kill_once(folder: Path, draw: random.Random) -> int:
     )
     assert child.stdout is not None
     first = child.stdout.readline()
-    time.sleep(draw.uniform(0.0, 0.6))
+    time.sleep(draw.uniform(0.0, 0.5))
     child.kill()
     output, errors = child.communicate()
     assert first == "ready\n", errors
