@@ -6,17 +6,21 @@ allocates nothing large. Its signature gives each argument's shape class, one le
 ====== =============================================================================
 class  meaning
 ====== =============================================================================
-``rc`` full: rows x columns (any two letters: ``rk`` and ``kc`` are factors of a product)
+``rc`` full: rows x columns (any letters: ``blz``; ``rk`` and ``kc`` are factors of a product)
 ``r``  one value a row; as ``r+`` in an output: a sum over the columns of the row
-``c``  one value a column
+``c``  one value a column; as ``c+`` in an output: a sum over the rows
 ``e``  a range of a flat vector
-``s``  one value in an array of one element (it may change between steps)
+``s``  one value in an array of one element (it may change between steps); ``s+``: a sum over everything
 const  a Python number, fixed for the whole run
 ====== =============================================================================
 
 An output marked ``!`` is updated in place: read and written. An input marked ``~`` is scratch: overwritten, and
 meaningless before and after. In the CUDA text every name is a scalar of type ``T``
-that was loaded for one element; outputs are assigned (``+=`` for ``r+``) and stored by the generated wrapper.
+that was loaded for one element; outputs are assigned (``+=`` for sums) and stored by the generated wrapper.
+
+CUDA text needs an elementwise kernel: the argument with the most letters spans the loop, the letters of every other
+argument are some of these in the same order (broadcasting), and an output with fewer is a sum over the missing ones,
+marked ``+``. The text may also use ``index_r`` and ``size_r``, place and size of an axis (``index_c``, ...).
 """
 
 from __future__ import annotations
@@ -27,9 +31,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-ELEMENTWISE = frozenset({"rc", "r", "c", "e", "s", "const"})
-
-
 @dataclass(frozen=True)
 class Argument:
     """One argument of a kernel: name, shape class, and how it is used."""
@@ -38,8 +39,19 @@ class Argument:
     shape: str
     output: bool
     inplace: bool = False
-    row_sum: bool = False
+    row_sum: bool = False  # a sum over the axes that are missing
     scratch: bool = False
+
+    @property
+    def letters(self) -> str:
+        """The axes, a letter each; none for ``s`` and constants."""
+        return "" if self.shape in ("s", "const") else self.shape
+
+
+def subset(letters: str, full: str) -> bool:
+    """Whether ``letters`` are some of ``full`` in the same order."""
+    rest = iter(full)
+    return all(letter in rest for letter in letters)
 
 
 def parse(signature: str) -> tuple[Argument, ...]:
@@ -73,10 +85,16 @@ class Kernel:
         if cuda is not None:
             self._check_cuda(cuda)
 
+    @property
+    def space(self) -> str:
+        """The axes an elementwise kernel loops over: those of the argument with the most letters."""
+        return max((a.letters for a in reversed(self.arguments)), key=len)
+
     def _check_cuda(self, text: str) -> None:
         words = set(re.findall(r"[A-Za-z_]\w*", text))
         for argument in self.arguments:
-            if argument.shape not in ELEMENTWISE:
+            summed = argument.output and argument.letters != self.space
+            if not subset(argument.letters, self.space) or summed != argument.row_sum:
                 raise TypeError(f"kernel {self.name}: {argument.name}: {argument.shape} has no elementwise CUDA text")
             if argument.name not in words:
                 raise TypeError(f"kernel {self.name}: CUDA text does not use {argument.name}")

@@ -71,7 +71,7 @@ class VAE:
         self._named = named
         self._model: Model | None = None
         self._trainer: Trainer | None = None
-        self._unit = 0.0
+        self._facts: dict[str, Any] = {"log_variance_unit": 0.0, "unit_interval": False}
         self.history: list[dict[str, float]] = []
 
     # Training -----------------------------------------------------------------------------------------------
@@ -164,8 +164,11 @@ class VAE:
 
     def _build(self, dataset: Dataset) -> Model:
         if self._model is None:
-            self._unit = dataset.log_variance_unit
-            self._likelihood.adapt(self._unit)
+            self._facts = {
+                "log_variance_unit": dataset.log_variance_unit,
+                "unit_interval": dataset.unit_interval,
+            }
+            self._likelihood.adapt(**self._facts)
             self._model = _model(self.config, self._likelihood, dataset.dim)
             self._model.parameters.initialize(self.config.seed, self.config.initial)
         elif self._model.architecture.dim != dataset.dim:
@@ -233,7 +236,7 @@ class VAE:
         meta = {
             "config": self.config.as_dict(),
             "dim": model.architecture.dim,
-            "log_variance_unit": self._unit,
+            **self._facts,
         }
         write(Path(path), Checkpoint(trainer.step if trainer else 0, arrays, meta), hash_file=False)
 
@@ -252,7 +255,11 @@ def load(path: str | Path) -> VAE:
     meta: Mapping[str, Any] = checkpoint.meta
     try:
         config = RunConfig.from_mapping(meta["config"], str(place))
-        dim, unit = int(meta["dim"]), float(meta["log_variance_unit"])
+        dim = int(meta["dim"])
+        facts = {
+            "log_variance_unit": float(meta["log_variance_unit"]),
+            "unit_interval": bool(meta["unit_interval"]),
+        }
         theta = checkpoint.arrays["theta"]
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise FileFormatError(f"{place} is not a model of this program: {error}") from error
@@ -262,8 +269,8 @@ def load(path: str | Path) -> VAE:
         config.latent_dim,
         **{k: v for k, v in config.as_dict().items() if k not in ("decoder", "hidden", "latent_dim")},
     )
-    vae._likelihood.adapt(unit)
-    vae._unit = unit
+    vae._likelihood.adapt(**facts)
+    vae._facts = facts
     model = _model(config, vae._likelihood, dim)
     if theta.shape != (model.parameters.size,):
         raise FileFormatError(f"{place} holds {theta.size} parameters; its configuration needs {model.parameters.size}")

@@ -61,6 +61,15 @@ class Dataset:
     info: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
+    def unit_interval(self) -> bool:
+        """Whether all rows, as the model sees them, lie in [0, 1]."""
+        if self.dynamic:
+            return True
+        low = min(float(self.train.min()), float(self.test.min()))
+        high = max(float(self.train.max()), float(self.test.max()))
+        return low >= 0 and high * self.scale <= 1
+
+    @property
     def dim(self) -> int:
         """Number of columns D of a data point."""
         return int(self.train.shape[1])

@@ -28,6 +28,7 @@ from aevb_engine.experiment.atomic import shown
 FORMAT, VERSION = "aevb-metrics", 1
 BLOCK_ROWS, BLOCK_SECONDS = 50, 1.0
 _CHUNK_BYTES = 64 << 10
+_MIN_ATTEMPTS = 3
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Rows = np.ndarray[Any, np.dtype[Any]]
@@ -280,13 +281,15 @@ def read(path: str | Path, *, patience: float = 1.0) -> dict[str, Table]:
     """
     source = Path(path)
     deadline = time.monotonic() + patience
+    attempts = 0
     while True:
+        attempts += 1
         _check_file(source)
         try:
             with plain_hdf5.as_format_error(shown(source)):
                 return _read_once(source)
         except FileFormatError:
-            if time.monotonic() >= deadline:
+            if attempts >= _MIN_ATTEMPTS and time.monotonic() >= deadline:  # one attempt may be stalled for long
                 raise
             time.sleep(0.02)
 
@@ -309,7 +312,7 @@ def _read_once(path: Path) -> dict[str, Table]:
     try:
         tables = {}
         where = shown(path)
-        budget = plain_hdf5.Budget(path.stat().st_size)
+        budget = plain_hdf5.Budget(os.fstat(file.get_vfd_handle()).st_size)  # the path may be replaced meanwhile
         for name, columns, dataset in _datasets(file, where):
             plain_hdf5.check_dataset(dataset, plain_hdf5.Budget(budget.stored), where, name)
             _check_chunks(file, dataset, where, name)

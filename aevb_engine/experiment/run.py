@@ -238,6 +238,7 @@ def snapshot(session: Session, progress: Progress) -> Checkpoint:
         "config": session.config.as_dict(),
         "dim": session.dataset.dim,
         "log_variance_unit": session.dataset.log_variance_unit,
+        "unit_interval": session.dataset.unit_interval,
         "image_shape": list(session.dataset.image_shape or ()),
         "data_sha256": session.data_hash,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -81,7 +81,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
         )
     )
     check(dataset, likelihood)
-    likelihood.adapt(dataset.log_variance_unit)
+    likelihood.adapt(log_variance_unit=dataset.log_variance_unit, unit_interval=dataset.unit_interval)
     backend = choose(config.backend, config.threads)
     architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.precision)
     model = Model(architecture, likelihood, backend)

@@ -7,7 +7,7 @@ from typing import Any
 from aevb_engine.kernel import kernel
 
 
-@kernel("logp: rc -> mean: r")
+@kernel("logp: rc -> mean: r+", cuda="mean += logp / (T)size_c;")
 def mean_of_samples(xp: Any, logp: Any, mean: Any) -> None:
     """mean (B,) of logp (B, L) over its samples."""
     if logp.shape[1] == 1:

@@ -13,7 +13,7 @@ def gather(xp: Any, data: Any, index: Any, scale: float, rows: Any, x: Any) -> N
     xp.take(data, index, axis=0, out=rows, mode="clip")
     if scale != 1.0:
         xp.multiply(rows, x.dtype.type(scale), out=x)
-    elif rows is not x:
+    elif rows.dtype != x.dtype:  # where the types agree, rows is x
         x[...] = rows
 
 

@@ -23,7 +23,10 @@ def standard_normal_log_density(xp: Any, z: Any, scratch: Any, logp: Any) -> Non
     logp *= number(-0.5)
 
 
-@kernel("logvar: bz, eps: blz, scratch: blz~ -> logq: bl")
+@kernel(
+    "logvar: bz, eps: blz, scratch: blz~ -> logq: bl+",
+    cuda="scratch = eps * eps; logq += (T)-0.5 * (scratch + logvar + (T)1.8378770664093453);",
+)
 def reparameterized_log_density(xp: Any, logvar: Any, eps: Any, scratch: Any, logq: Any) -> None:
     """log q(z | x) at z = mu + sigma * eps: -1/2 sum_j (eps_j^2 + logvar_j + log 2 pi)."""
     number = eps.dtype.type

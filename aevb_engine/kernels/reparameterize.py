@@ -14,14 +14,17 @@ def standard_deviation(xp: Any, logvar: Any, sigma: Any) -> None:
     xp.exp(sigma, out=sigma)
 
 
-@kernel("mu: bz, sigma: bz, eps: blz -> z: blz")
+@kernel("mu: bz, sigma: bz, eps: blz -> z: blz", cuda="z = mu + sigma * eps;")
 def reparameterize(xp: Any, mu: Any, sigma: Any, eps: Any, z: Any) -> None:
     """z = mu + sigma * eps; mu, sigma (B, Z), eps and z (B, L, Z)."""
     xp.multiply(eps, sigma[:, None, :], out=z)
     xp.add(z, mu[:, None, :], out=z)
 
 
-@kernel("dz: blz, sigma: bz, eps: blz, scratch: blz~ -> dmu: bz, dlogvar: bz")
+@kernel(
+    "dz: blz, sigma: bz, eps: blz, scratch: blz~ -> dmu: bz+, dlogvar: bz+",
+    cuda="scratch = dz * eps; dmu += dz; dlogvar += (T)0.5 * sigma * scratch;",
+)
 def reparameterize_backward(xp: Any, dz: Any, sigma: Any, eps: Any, scratch: Any, dmu: Any, dlogvar: Any) -> None:
     """dmu = sum_l dz, dlogvar = sum_l dz * eps * sigma / 2."""
     xp.multiply(dz, eps, out=scratch)

@@ -19,6 +19,12 @@ def weigh(xp: Any, weight: Any, x: Any, y: Any) -> None:
     xp.multiply(x, weight[:, None], out=y)
 
 
+@kernel("weight: r, x: rc -> total: s+", cuda="total += weight * x;")
+def weighted_total(xp: Any, weight: Any, x: Any, total: Any) -> None:
+    """total = sum over rows and columns of weight * x: the gradient of one number shared by all columns."""
+    total[...] = xp.add.reduce(xp.matmul(weight, x))
+
+
 @kernel("x: rc -> y: rc!", cuda="y += x;")
 def add(xp: Any, x: Any, y: Any) -> None:
     """y += x."""

@@ -75,8 +75,9 @@ class Likelihood(ABC):
     scratch: int = 1  # arrays of shape (B, L, D) that log_prob and log_prob_backward may overwrite
     cuda: str | None = None
 
-    def adapt(self, log_variance_unit: float) -> None:  # noqa: B027 - a hook, not a duty
-        """Called once with the log-variance of the data's unit (0 for data of unit scale, 2 ln 255 for raw 8-bit)."""
+    def adapt(self, *, log_variance_unit: float, unit_interval: bool) -> None:  # noqa: B027 - a hook, not a duty
+        """Called once, before anything is built, with what is known of the data: the log-variance of their unit (0 for
+        data of unit scale, 2 ln 255 for raw 8-bit) and whether all of them lie in [0, 1]."""
 
     @abstractmethod
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:

@@ -80,20 +80,28 @@ def test_seeds_and_streams() -> None:
 
 
 GOLDEN = [  # sha256 of the little-endian bytes: the same numbers on every machine, for ever
-    ("words", 0, "noise", 0, 0, (1, 64, 8), "2d331d727c634a74f76ced70b87978fc495954d2b1d825f65c9a659a7c0c55c4"),
-    ("words", 2**64 - 1, "eval", 2**31, 12345, (3, 100, 20), "058637ad80f3ca254f220581df1a436cbdb0087cd8e27e93ab8a84de1ff5dce9"),
-    ("uniform", 0, "noise", 0, 0, (1, 64, 8), "2fac7b51d6e17e9707c683532cb2e1799a12c8a56681c56094e063217b8af8df"),
-    ("uniform", 2**64 - 1, "eval", 2**31, 12345, (3, 100, 20), "2671bf18c82394e05ebb85674f4c3cd5c2d6c6370310565fbf35a655d1ae951c"),
-    ("normal", 0, "noise", 0, 0, (1, 64, 8), "8ec53ea0fe367def3828c402f8bf4d1e1cf847d6f69ea6004f92ab32da81844e"),
-    ("normal", 2**64 - 1, "eval", 2**31, 12345, (3, 100, 20), "ddfd837ed9f7b81ac378166daa06380ef8945bad180f8e80e758b013dcfea9f1"),
-    ("normal", 7, "binarize", 5, 0, (2, 40, 392), "59eabb0451a6a60ca40893231e54d2060a4243c6bbee9a0d1c877cf94459160e"),
-]  # fmt: skip
+    (("words", 0, "noise", 0, 0, (1, 64, 8)), "2d331d727c634a74f76ced70b87978fc495954d2b1d825f65c9a659a7c0c55c4"),
+    (
+        ("words", 2**64 - 1, "eval", 2**31, 12345, (3, 100, 20)),
+        "058637ad80f3ca254f220581df1a436cbdb0087cd8e27e93ab8a84de1ff5dce9",
+    ),
+    (("uniform", 0, "noise", 0, 0, (1, 64, 8)), "2fac7b51d6e17e9707c683532cb2e1799a12c8a56681c56094e063217b8af8df"),
+    (
+        ("uniform", 2**64 - 1, "eval", 2**31, 12345, (3, 100, 20)),
+        "2671bf18c82394e05ebb85674f4c3cd5c2d6c6370310565fbf35a655d1ae951c",
+    ),
+    (("normal", 0, "noise", 0, 0, (1, 64, 8)), "8ec53ea0fe367def3828c402f8bf4d1e1cf847d6f69ea6004f92ab32da81844e"),
+    (
+        ("normal", 2**64 - 1, "eval", 2**31, 12345, (3, 100, 20)),
+        "ddfd837ed9f7b81ac378166daa06380ef8945bad180f8e80e758b013dcfea9f1",
+    ),
+    (("normal", 7, "binarize", 5, 0, (2, 40, 392)), "59eabb0451a6a60ca40893231e54d2060a4243c6bbee9a0d1c877cf94459160e"),
+]
 
 
-@pytest.mark.parametrize(("method", "seed", "stream", "step", "row", "shape", "digest"), GOLDEN)
-def test_golden_bits(
-    method: str, seed: int, stream: str, step: int, row: int, shape: tuple[int, int, int], digest: str
-) -> None:
+@pytest.mark.parametrize(("what", "digest"), GOLDEN)
+def test_golden_bits(what: tuple[str, int, str, int, int, tuple[int, int, int]], digest: str) -> None:
+    method, seed, stream, step, row, shape = what
     out = _draw(method, shape, seed, stream, step, row)
     little = out.astype(out.dtype.newbyteorder("<"), copy=False)
     assert hashlib.sha256(little.tobytes()).hexdigest() == digest
@@ -173,7 +181,7 @@ def test_normal_distribution(normal: np.ndarray) -> None:
     levels = np.arange(1, 2000) / 2000
     edges = np.array([NormalDist().inv_cdf(p) for p in levels])
     assert _kolmogorov(normal, levels, edges) < KOLMOGOROV
-    assert _kolmogorov(1.005 * normal, levels, edges) > KOLMOGOROV  # half a percent too wide is seen
+    assert _kolmogorov(1.01 * normal, levels, edges) > KOLMOGOROV  # one percent too wide is seen
 
 
 def test_uniform_distribution() -> None:
@@ -239,10 +247,18 @@ def _reference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([r * np.cos(angle), r * np.sin(angle)], axis=1)
 
 
+def _close(out: np.ndarray, reference: np.ndarray) -> bool:
+    """Within 1e-6 of the radius: the float32 angle is doubled twice, which multiplies its rounding by four."""
+    radius = np.hypot(reference[:, 0], reference[:, 1])[:, None]
+    return bool((np.abs(out - reference) < 1e-6 * radius + 1e-8).all())
+
+
 def test_transform_against_the_math_library() -> None:
     first, second = np.random.default_rng(19).integers(0, 2**32, (2, 400_000), dtype=np.uint32)
-    error = np.abs(_box_muller(first, second) - _reference(first, second))
-    assert error.max() < 1e-6
+    out, reference = _box_muller(first, second), _reference(first, second)
+    assert _close(out, reference)
+    assert np.sqrt(((out - reference) ** 2).mean()) < 2e-7
+    assert not _close(1.000002 * out, reference)
 
 
 def test_transform_over_the_whole_range() -> None:
@@ -252,7 +268,7 @@ def test_transform_over_the_whole_range() -> None:
     first, second = (a.ravel() for a in np.meshgrid(words, words))
     out = _box_muller(first, second)
     assert np.isfinite(out).all()
-    assert np.abs(out - _reference(first, second)).max() < 1e-6
+    assert _close(out, _reference(first, second))
     radius = np.hypot(out[:, 0], out[:, 1])
     assert radius.max() == pytest.approx(math.sqrt(-2 * math.log(2.0**-33)), rel=1e-6)  # nothing beyond 6.76
     assert radius.min() < 1e-3

@@ -12,7 +12,7 @@ from aevb_engine.model.likelihood import Head, Likelihood, Support
 class Gaussian(Likelihood):
     """log N(x; mean, e^logvar), both from the decoder.
 
-    ``mean``: "linear", or "sigmoid" for data in [0, 1] (KW). ``variance``: "affine" from the hidden layer or "per_dim",
+    ``mean``: "linear", "sigmoid" (KW for the Frey faces), or "auto": sigmoid where all data lie in [0, 1]. ``variance``: "affine" from the hidden layer or "per_dim",
     one free number a column. ``min_logvar``: a smooth floor, logvar = floor + softplus(raw - floor), for data of unit
     scale (data in other units move it by their log-variance unit); "none" for no floor.
     """
@@ -24,20 +24,24 @@ class Gaussian(Likelihood):
     def __init__(
         self,
         *,
-        mean: Literal["linear", "sigmoid"] = "linear",
+        mean: Literal["auto", "linear", "sigmoid"] = "auto",
         variance: Literal["affine", "per_dim"] = "affine",
         min_logvar: float | None = -7.0,
     ) -> None:
-        self.sigmoid = mean == "sigmoid"
+        self.mean_form = mean
+        self.variance = variance
         self.floor = min_logvar
-        self.heads = (
-            Head("mean", scale=0.5 if self.sigmoid else 1.0),
-            Head("logvar", source=variance),
-        )
+        self._choose(sigmoid=mean == "sigmoid")
 
-    def adapt(self, log_variance_unit: float) -> None:
+    def adapt(self, *, log_variance_unit: float, unit_interval: bool) -> None:
+        if self.mean_form == "auto":
+            self._choose(sigmoid=unit_interval)
         if self.floor is not None:
             self.floor += log_variance_unit
+
+    def _choose(self, *, sigmoid: bool) -> None:
+        self.sigmoid = sigmoid
+        self.heads = (Head("mean", scale=0.5 if sigmoid else 1.0), Head("logvar", source=self.variance))
 
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
         mean, logvar = self._mean(xp, heads[0], scratch[0]), self._logvar(xp, heads[1], scratch[1], scratch[2])

@@ -1,0 +1,60 @@
+"""The figures of a run: what a person wants to look at when training has ended.
+
+bound.png, reconstructions.png, samples.png and latent.png for every run; manifold.png and overview.png where the latent
+space has two dimensions. Importing this package does not import matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aevb_engine.experiment.figures.bound import bound, bound_panel
+from aevb_engine.experiment.figures.images import manifold, manifold_panel, reconstructions, samples
+from aevb_engine.experiment.figures.latent import latent, latent_panel
+from aevb_engine.experiment.figures.material import Material, latent_grid
+from aevb_engine.experiment.figures.style import axes, canvas, panel_title, png
+from aevb_engine.experiment.folder import RunFolder
+from aevb_engine.experiment.session import Session
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "latent_grid", "overview"]
+
+
+def draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> list[Path]:
+    """Draw all figures that this run allows into ``folder.figures`` and return their paths.
+
+    Each file is whole or absent: it is drawn in memory first and then published by replace. StorageError when the place
+    cannot be written. ``result`` is the record of ``run --json``; fields that are missing are not shown.
+    """
+    material = Material(folder, session, result)
+    figures: dict[str, Callable[[Material], Figure | None]] = {
+        "bound": bound,
+        "reconstructions": reconstructions,
+        "samples": samples,
+        "latent": latent,
+    }
+    if session.model.architecture.latent == 2:
+        figures |= {"manifold": manifold, "overview": overview}
+    paths = []
+    for name, make in figures.items():
+        figure = make(material)
+        if figure is not None:
+            paths.append(png(figure, folder.figures / f"{name}.png"))
+    return paths
+
+
+def overview(material: Material) -> Figure:
+    """One wide picture of a run with two latent dimensions: manifold, latent space and bound side by side."""
+    figure = canvas(1800, 750, f"{material.dataset.name}: two latent dimensions", material.subtitle)
+    boxes = [(50, 150, 560, 560), (690, 150, 470, 470), (1330, 150, 270, 470)]
+    panels = [manifold_panel, latent_panel, bound_panel]
+    titles = ["Mean of p(x|z) over the latent plane", "Mean of q(z|x) of held-out data", "Bound while training"]
+    for box, panel, title in zip(boxes, panels, titles, strict=True):
+        ax = axes(figure, *box)
+        panel(ax, material)
+        panel_title(ax, title)
+    return figure

@@ -1,0 +1,81 @@
+"""One visual style for all figures, and the way to a PNG; places are pixels from the upper left corner."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aevb_engine.experiment import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+STYLE: dict[str, Any] = {
+    "ink": "#222222",
+    "grey": "#666666",
+    "faint": "#dddddd",
+    "train": "#4477AA",
+    "held out": "#CC5A00",
+    "title": 11.0,
+    "text": 8.0,
+}
+HEAD = 120  # height of title and subtitle
+SIDE = 50  # margin on the left
+# Paul Tol's "muted" scheme, told apart with every kind of colour vision, with a dark grey as the tenth.
+PALETTE = (
+    "#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677",
+    "#AA4499", "#44AA99", "#882255", "#999933", "#555555",
+)  # fmt: skip
+
+
+def canvas(width: int, height: int, title: str, subtitle: str) -> Figure:
+    """An empty figure of that many pixels with its heading; no global state of matplotlib is touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    words = {"x": SIDE / width, "ha": "left", "va": "baseline"}
+    figure.text(y=1 - 48 / height, s=title, size=STYLE["title"], weight="bold", color=STYLE["ink"], **words)
+    figure.text(y=1 - 84 / height, s=subtitle, size=STYLE["text"], color=STYLE["grey"], **words)
+    return figure
+
+
+def axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes in that box of pixels, with light spines on the left and below only."""
+    whole_width, whole_height = figure.get_size_inches() * figure.dpi
+    box = (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)
+    ax = figure.add_axes(box)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(STYLE["grey"])
+        spine.set_linewidth(0.6)
+    ax.tick_params(
+        which="both", labelsize=STYLE["text"], colors=STYLE["grey"], labelcolor=STYLE["ink"], width=0.6, length=3
+    )
+    ax.tick_params(which="minor", length=1.5)
+    return ax
+
+
+def axis_labels(ax: Axes, x: str, y: str) -> None:
+    """Names of both axes."""
+    ax.set_xlabel(x, size=STYLE["text"], color=STYLE["ink"])
+    ax.set_ylabel(y, size=STYLE["text"], color=STYLE["ink"])
+
+
+def panel_title(ax: Axes, title: str) -> None:
+    """A title above one of several panels."""
+    ax.set_title(title, loc="left", size=STYLE["text"], color=STYLE["ink"], pad=6)
+
+
+def png(figure: Figure, path: Path) -> Path:
+    """Publish the figure as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with atomic.storage_errors("create", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_bytes(path, buffer.getvalue())
+    return path

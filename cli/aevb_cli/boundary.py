@@ -1,0 +1,108 @@
+"""The boundary that every error crosses: one line on stderr and the exit code of the kind of error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from aevb_engine.errors import AevbError, Stopped
+
+INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
+debug = False  # --debug of the command under way; tracebacks are shown only then
+
+
+class Interrupted(AevbError):
+    """Stopped by a signal before there was anything to go on from; the exit code follows from the signal."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+def guarded(action: Callable[[], Any]) -> int:
+    """Run a command; returns its exit code and never raises."""
+    global debug
+    debug = False
+    try:
+        result = action()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return result if isinstance(result, int) else 0  # click returns the code of --help and --version
+    except click.ClickException as error:
+        return _fail(_usage_line(error), error.exit_code)
+    except Stopped as error:
+        return _fail(str(error), error.exit_code, prefix="")
+    except AevbError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except MemoryError as error:
+        detail = f" ({error})" if str(error) else ""
+        return _fail(f"not enough memory{detail}; use a smaller model, batch or data set", 1)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader, such as `head`, has seen enough
+            _drop_stdout()
+            return 0
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            _drop_stdout()
+            return _fail(f"cannot write: {error.strerror}; free some space or choose another place", STORAGE)
+        return _internal(error)
+    except Exception as error:  # whatever is left is a defect of the program, or of a plugin
+        return _internal(error)
+
+
+def one_line(text: str) -> str:
+    """Text in one line without control characters: names that users give may hold anything."""
+    flat = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in flat)
+
+
+def warn(line: str) -> None:
+    """One line on stderr."""
+    click.echo(f"warning: {one_line(line)}", err=True)
+
+
+def _fail(line: str, code: int, prefix: str = "error: ") -> int:
+    if debug and sys.exception() is not None:
+        traceback.print_exc()
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(prefix + one_line(line), err=True)
+    return code
+
+
+def _usage_line(error: click.ClickException) -> str:
+    """Click's message as one line of our style, with the help that says more."""
+    line = one_line(error.format_message()).rstrip(".")
+    line = line[:1].lower() + line[1:]
+    context = getattr(error, "ctx", None)
+    return f"{line}; see `{context.command_path} --help`" if context is not None else line
+
+
+def _internal(error: Exception) -> int:
+    """Write the traceback to a file and name it."""
+    where = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="aevb-engine-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+        ) as log:
+            log.write(f"arguments: {sys.argv[1:]}\n\n{traceback.format_exc()}")
+        where = f"; details in {log.name}"
+    except OSError:
+        where = "; the details could not be written, run again with --debug"
+    return _fail(f"internal error ({type(error).__name__}: {str(error)[:200]}){where}", INTERNAL)
+
+
+def _drop_stdout() -> None:
+    """Point stdout at nothing, so that Python does not fail again when it flushes it at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)

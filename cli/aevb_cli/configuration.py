@@ -1,0 +1,104 @@
+"""The configuration of a run: defaults < TOML file < environment < flags."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aevb_cli.boundary import one_line
+from aevb_engine.errors import AevbError, DataError, UsageError, suggest
+from aevb_engine.experiment.config import RunConfig, checked, parse_hidden
+
+KINDS = ("decoder", "optimizer", "dataset")
+LARGEST = 1 << 20  # bytes of a configuration file
+
+
+def configuration(file: str | None, given: Mapping[str, Any], pairs: Iterable[str]) -> RunConfig:
+    """The options of a run from a TOML file, options ``given`` by flags or environment, and ``-o`` pairs.
+
+    What is wrong in the file is a DataError (exit code 3), elsewhere a UsageError (2).
+    """
+    values = read_toml(Path(file)) if file is not None else {}
+    flags = dict(given)
+    if "hidden" in flags:
+        flags["hidden"] = parse_hidden(flags["hidden"])
+    # Whoever asks for a number of steps means it, whatever the file says about epochs; and the other way round.
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in flags and other not in flags:
+            values.pop(other, None)
+    for kind, options in parse_pairs(pairs).items():
+        flags[f"{kind}_options"] = {**values.get(f"{kind}_options", {}), **options}
+    merged = {**values, **flags}
+    if merged.get("data_dir"):
+        merged["data_dir"] = str(Path(merged["data_dir"]).expanduser().absolute())  # a resume may start elsewhere
+    return RunConfig(**merged)
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, dict[str, str]]:
+    """``decoder.KEY=VALUE`` and the like, by kind; of two values for one key the last counts."""
+    found: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        kind, dot, key = path.strip().partition(".")
+        if not (equals and dot and key):
+            raise UsageError(f"-o {pair}: write decoder.KEY=VALUE, optimizer.KEY=VALUE or dataset.KEY=VALUE")
+        if kind not in KINDS:
+            raise UsageError(f"-o {pair}: '{kind}' takes no options: {suggest(kind, KINDS)}")
+        found.setdefault(kind, {})[key.strip().replace("-", "_")] = value.strip()
+    return found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file by field of RunConfig, each checked; DataError names file and key."""
+    where = one_line(str(path))
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise UsageError(f"--config {where}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"--config {where}: cannot be read: {reason}") from error
+    if len(data) > LARGEST:
+        raise DataError(f"--config {where}: larger than {LARGEST} bytes; this is no configuration file")
+    try:
+        raw = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not TOML: {error}") from error
+    values = checked(raw, where)
+    try:
+        RunConfig(**values)
+        _check_names(values)
+    except AevbError as error:
+        if isinstance(error, UsageError):
+            raise DataError(f"{where}: {error}") from error
+        raise
+    return values
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    """UsageError for a name in the file that nothing is registered under, or an option that it does not have."""
+    from aevb_engine import registry
+
+    for kind in registry.GROUPS:
+        if values.get(kind) is not None:
+            registry.create(kind, values[kind], values.get(f"{kind}_options"))
+    if "objective" in values:
+        from aevb_engine.objectives import objective
+
+        objective(values["objective"])
+    if "lr_schedule" in values:
+        from aevb_engine.training.schedule import parse_schedule
+
+        parse_schedule(values["lr_schedule"])
+
+
+def check_environment(known: Iterable[str], environment: Mapping[str, str] = os.environ) -> None:
+    """UsageError for a variable AEVB_RUN_... that is no option: a misspelt one would do nothing, silently."""
+    names = {f"AEVB_RUN_{name.upper()}" for name in known}
+    for variable in environment:
+        if variable.startswith("AEVB_RUN_") and variable not in names:
+            raise UsageError(f"environment variable {variable} is no option of run: {suggest(variable, names)}")

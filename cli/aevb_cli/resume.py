@@ -1,0 +1,35 @@
+"""``aevb-engine resume``: go on with a run from its newest checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aevb_cli.options import CONTEXT, Command, progress_options
+
+
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    short_help="Go on with a run that was stopped or killed.",
+    epilog="\b\nExamples:\n  aevb-engine resume latest\n  aevb-engine resume runs/20260101T120000Z-glyphs-bernoulli-0a1b2c",
+)
+@click.argument("name", metavar="RUN")
+@click.option(
+    "--exact", is_flag=True, help="Fail unless this machine and its libraries give the same bits as the first part."
+)
+@progress_options
+def resume(name: str, exact: bool, as_json: bool, quiet: bool, verbose: bool, no_figures: bool) -> None:
+    """Go on with RUN (a folder, a name below runs/, or latest) from its newest sound checkpoint.
+
+    The parameters at the end are those of an uninterrupted run, bit for bit, on the same machine and libraries.
+    """
+    from aevb_cli.work import work
+
+    def begin(display: Any, stop: Any) -> Any:
+        from aevb_engine.experiment.run import resume as go_on
+
+        return go_on(name, exact=exact, display=display, stop=stop)
+
+    work(begin, as_json=as_json, quiet=quiet, verbose=verbose, figures=not no_figures)

@@ -1,0 +1,62 @@
+"""Stop on request: the first SIGINT or SIGTERM ends the run after the step under way, the second leaves at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from aevb_cli.boundary import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Holds the handlers of both signals while a run is under way.
+
+    ``event`` is what the training loop looks at. ``restore`` puts the terminal right before leaving at once: every
+    file of a run survives a kill at any moment, so nothing else has to be done.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.number = 0  # of the first signal
+        self.announce: Callable[[], None] = lambda: None
+        self.restore: Callable[[], None] = lambda: None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for each in SIGNALS:
+                self._before[each] = signal.signal(each, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def check(self) -> None:
+        """Raise Interrupted after a signal; called while there is nothing yet that could be resumed."""
+        if self.number:
+            raise Interrupted(self.number, "interrupted while the data were being loaded; no run was begun")
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.number:
+            with contextlib.suppress(OSError):
+                self.restore()
+            os._exit(128 + number)
+        self.number = number
+        self.event.set()
+        with contextlib.suppress(OSError):
+            self.announce()
+
+
+def say(text: str) -> None:
+    """Write to stderr from a signal handler: past the buffers that the handler may have interrupted."""
+    os.write(2, text.encode())

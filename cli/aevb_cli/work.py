@@ -1,0 +1,106 @@
+"""What ``run`` and ``resume`` share: progress and signals while training, figures, and the summary at the end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aevb_cli import display as displays
+from aevb_cli.boundary import one_line, warn
+from aevb_cli.signals import Interrupt
+from aevb_cli.text import duration, echo_json, number, pairs
+from aevb_engine.errors import AevbError, Stopped
+
+if TYPE_CHECKING:
+    from aevb_engine.experiment.folder import RunFolder
+    from aevb_engine.experiment.session import Session
+
+Begin = Callable[[Any, Any], "tuple[RunFolder, Session, dict[str, Any]]"]
+
+
+def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bool) -> None:
+    """Train with ``begin(display, stop)``, draw, and print the result."""
+    with Interrupt() as interrupt:
+        screen = displays.choose(interrupt, quiet=quiet, verbose=verbose)
+        with screen:
+            try:
+                folder, session, result = begin(screen, interrupt.event)
+            except Stopped:
+                raise
+            except AevbError:
+                if screen.folder is not None:
+                    screen.note(f"what there is of the run is kept in {screen.folder.path}")
+                raise
+            result = dict(result)
+            drawn: list[Path] = []
+            if figures and not interrupt.event.is_set():
+                screen.drawing()
+                drawn, problem = _draw(folder, session, result)
+                if problem:
+                    result["warnings"] = [*result.get("warnings", []), problem]
+        if figures and not drawn and not quiet and result.get("warnings"):
+            warn(str(result["warnings"][-1]))
+    if as_json:
+        echo_json(result)
+    elif not quiet:
+        click.echo(summary(folder.path, result, drawn))
+
+
+def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tuple[list[Path], str]:
+    """The figures, or one line that says why there are none: a drawing that fails does not lose a run."""
+    try:
+        from aevb_engine.experiment.figures import draw
+
+        return list(draw(folder, session, result)), ""
+    except Exception as error:
+        return [], one_line(f"the figures could not be drawn ({type(error).__name__}: {error})")
+
+
+def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
+    """The end of a run for people."""
+    place = shlex.quote(one_line(_near(path)))
+    rows = [
+        ("bound", f"train {number(result['train_bound'])}   {_held_out(result)}   nats a data point, higher is better"),
+        ("", f"test = reconstruction {number(result['test_reconstruction'])} - KL {number(result['test_kl'])}"),
+    ]
+    if result.get("test_bound_k") is not None:
+        rows.append(("", f"test, importance-weighted {number(result['test_bound_k'])}"))
+    for scale in ("raw", "unit"):
+        if result.get(f"test_bound_{scale}") is not None:
+            rows.append(("", f"test on the {scale} scale {number(result[f'test_bound_{scale}'])}"))
+    if result.get("test_excess") is not None:
+        rows.append(
+            ("", f"test - log p_true {result['test_excess']:.3f} +- {result['test_excess_se']:.3f} (standard error)")
+        )
+    speed = result.get("steps_per_second")
+    rows += [
+        ("trained", f"{result['steps']:,} steps, {result['epochs']:.1f} epochs, {duration(result['seconds'])}"
+                    + (f", {speed:,.0f} steps/s" if speed else "")
+                    + (", converged" if result["status"] == "converged" else "")),
+        ("run", place),
+    ]  # fmt: skip
+    if figures:
+        names = ", ".join(p.name for p in figures)
+        rows.append(("figures", f"{one_line(_near(figures[0].parent))}: {names}"))
+    rows.append(("next", f"aevb-engine show {place}"))
+    return pairs(rows)
+
+
+def _held_out(result: Mapping[str, Any]) -> str:
+    error = result.get("test_bound_se")
+    return f"test {number(result['test_bound'])}" + (f" +- {error:.2f}" if error is not None else "")
+
+
+def _near(path: Path) -> str:
+    """The path from here where that is shorter."""
+    full = os.path.abspath(path)
+    try:
+        near = os.path.relpath(full)
+    except ValueError:  # another drive
+        return full
+    return full if near.startswith("..") else near
