@@ -31,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+
 @dataclass(frozen=True)
 class Argument:
     """One argument of a kernel: name, shape class, and how it is used."""

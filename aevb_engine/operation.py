@@ -6,8 +6,8 @@ rows or parameters by threads, and checked for hazards in tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aevb_engine.kernel import Kernel
@@ -54,12 +54,19 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Operation:
-    """``bind(xp, rows)`` gives the call to run; ``reads`` and ``writes`` are all it touches."""
+    """``bind(xp, rows)`` gives the call to run; ``reads`` and ``writes`` are all it touches.
+
+    ``kernel`` with its ``arguments``, or for an operation of several kernels its ``facts`` by name, say the same to a
+    backend that launches texts of its own.
+    """
 
     name: str
     bind: Callable[[Any, Rows], Callable[[], None]]
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
+    kernel: Kernel | None = None
+    arguments: tuple[Buffer | float, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def operation(kernel: Kernel, *arguments: Buffer | float) -> Operation:
@@ -82,7 +89,7 @@ def operation(kernel: Kernel, *arguments: Buffer | float) -> Operation:
         function = kernel.function
         return lambda: function(xp, *views)
 
-    return Operation(kernel.name, bind, tuple(reads), tuple(writes))
+    return Operation(kernel.name, bind, tuple(reads), tuple(writes), kernel, arguments)
 
 
 def custom(
@@ -90,6 +97,7 @@ def custom(
     bind: Callable[[Any, Rows], Callable[[], None]],
     reads: tuple[Buffer, ...] = (),
     writes: tuple[Buffer, ...] = (),
+    **facts: Any,
 ) -> Operation:
     """An operation that is not one kernel: its reads and writes are declared by hand."""
-    return Operation(name, bind, reads, writes)
+    return Operation(name, bind, reads, writes, facts=facts)

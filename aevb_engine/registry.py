@@ -31,43 +31,42 @@ class Plugin:
     version: str
 
 
-def _points(kind: Kind) -> dict[str, EntryPoint]:
-    points: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUPS[kind]):
-        other = points.get(point.name)
-        if other is not None and other.value != point.value:
-            raise BackendError(
-                f"two {kind} plugins are called '{point.name}': {other.value} and {point.value}; uninstall one of them"
-            )
-        points[point.name] = point
-    return points
+def _points(kind: Kind) -> list[EntryPoint]:
+    """Every entry point of a kind, by name; the same one from two distributions counts once."""
+    return list({(p.name, p.value): p for p in sorted(entry_points(group=GROUPS[kind]))}.values())
 
 
 def plugins(kind: Kind) -> list[Plugin]:
     """All registered names of one kind, sorted; nothing is imported."""
     found = []
-    for name, point in sorted(_points(kind).items()):
+    for point in _points(kind):
         dist = point.dist
-        found.append(Plugin(kind, name, point.value, dist.name if dist else "?", dist.version if dist else "?"))
+        found.append(Plugin(kind, point.name, point.value, dist.name if dist else "?", dist.version if dist else "?"))
     return found
 
 
 def load(kind: Kind, name: str) -> Callable[..., Any]:
     """The factory registered under ``name``: a class or function whose keyword parameters are its options."""
     points = _points(kind)
-    if name not in points:
-        raise UsageError(f"unknown {kind} '{name}': {suggest(name, points)}")
+    named = [p for p in points if p.name == name]
+    if not named:
+        raise UsageError(f"unknown {kind} '{name}': {suggest(name, {p.name for p in points})}")
+    if len(named) > 1:
+        raise BackendError(
+            f"two {kind} plugins are called '{name}': {named[0].value} and {named[1].value}; uninstall one of them"
+        )
+    target = named[0].value
     try:
-        factory = points[name].load()
+        factory = named[0].load()
     except AevbError:
         raise
     except Exception as error:  # a plugin may fail in any way; the user needs its name, not its traceback
         raise BackendError(
-            f"{kind} plugin '{name}' ({points[name].value}) cannot be imported: {type(error).__name__}: {error}; "
+            f"{kind} plugin '{name}' ({target}) cannot be imported: {type(error).__name__}: {error}; "
             "reinstall or uninstall it"
         ) from error
     if not callable(factory):
-        raise BackendError(f"{kind} plugin '{name}' ({points[name].value}) is not callable; it must be a class")
+        raise BackendError(f"{kind} plugin '{name}' ({target}) is not callable; it must be a class")
     return typing.cast(Callable[..., Any], factory)
 
 

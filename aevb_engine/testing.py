@@ -106,8 +106,6 @@ class _Trial:
 def _check_declaration(likelihood: Likelihood) -> None:
     names = [h.name for h in likelihood.heads]
     _require(bool(names) and len(set(names)) == len(names), likelihood, f"heads {names} must have different names")
-    per_column = [h.name for h in likelihood.heads if h.source == "scalar" and h.group != 1]
-    _require(not per_column, likelihood, f"scalar heads {per_column} cannot have a group")
 
 
 def _check_log_prob(trial: _Trial) -> None:

@@ -256,7 +256,7 @@ def load(path: str | Path) -> VAE:
     try:
         config = RunConfig.from_mapping(meta["config"], str(place))
         dim = int(meta["dim"])
-        facts = {
+        facts: dict[str, Any] = {
             "log_variance_unit": float(meta["log_variance_unit"]),
             "unit_interval": bool(meta["unit_interval"]),
         }
@@ -281,7 +281,7 @@ def load(path: str | Path) -> VAE:
 
 def _model(config: RunConfig, likelihood: Likelihood, dim: int) -> Model:
     architecture = Architecture(dim, config.latent_dim, config.hidden, config.activation, config.precision)
-    return Model(architecture, likelihood, choose(config.backend, config.threads))
+    return Model(architecture, likelihood, choose(config.backend, config.threads)[0])
 
 
 class _History:

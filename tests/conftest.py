@@ -201,6 +201,8 @@ class Stepper:
         model.parameters.theta[...] = initial_sd * rng.standard_normal(model.parameters.size)
         top = {"binary": 2, "codes": likelihood.support.levels}.get(likelihood.support.kind)
         data = rng.standard_normal((rows, dim)) if top is None else rng.integers(0, top, (rows, dim))
+        if top is not None:
+            data[:, 0] = 1  # something to learn
         if dynamic:
             data = rng.integers(0, 256, (rows, dim))
         resident = data.astype(model.dtype if top is None else np.uint8)

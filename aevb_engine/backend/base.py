@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from aevb_engine.errors import BackendError, UsageError, suggest
+from aevb_engine.operation import Operation, Rows
+
 Call = Callable[[], None]
 
 
@@ -20,6 +23,10 @@ class Backend(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any: ...
     def upload(self, array: npt.NDArray[Any]) -> Any: ...
     def download(self, array: Any) -> npt.NDArray[Any]: ...
+    def bind(self, operations: Sequence[Operation], rows: Rows) -> list[Call]:
+        """The calls that carry out the operations on a share of the rows, in order."""
+        ...
+
     def device(self) -> str:
         """The device in words, for the run's record."""
         ...
@@ -31,13 +38,20 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def choose(name: str, threads: int | None = None) -> Backend:
-    """The backend called ``auto``, ``cpu`` or ``gpu``."""
+def choose(name: str, threads: int | None = None) -> tuple[Backend, str | None]:
+    """The backend called ``auto``, ``cpu`` or ``gpu``; under ``auto`` on the CPU also the reason why it is not the GPU."""
     from aevb_engine.backend.numpy import NumpyBackend
-    from aevb_engine.errors import BackendError, UsageError
 
-    if name in ("auto", "cpu"):
-        return NumpyBackend(threads)
-    if name == "gpu":
-        raise BackendError("backend 'gpu' is not part of this version; use --backend cpu")
-    raise UsageError(f"unknown backend '{name}': known: auto, cpu, gpu")
+    if name == "cpu":
+        return NumpyBackend(threads), None
+    if name not in ("auto", "gpu"):
+        raise UsageError(f"unknown backend '{name}': {suggest(name, ('auto', 'cpu', 'gpu'))}")
+    try:
+        from aevb_engine.backend.cupy import CupyBackend
+
+        return CupyBackend(), None
+    except BackendError as error:
+        if name == "gpu":
+            raise
+        cause = str(error).removeprefix("backend gpu: ").split(";")[0]
+        return NumpyBackend(threads), f"backend auto runs on the CPU: {cause}"

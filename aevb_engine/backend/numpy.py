@@ -18,6 +18,7 @@ import numpy.typing as npt
 import threadpoolctl
 
 from aevb_engine.backend.base import Call
+from aevb_engine.operation import Operation, Rows
 
 
 class NumpyBackend:
@@ -39,6 +40,9 @@ class NumpyBackend:
 
     def download(self, array: Any) -> npt.NDArray[Any]:
         return np.array(array)
+
+    def bind(self, operations: Sequence[Operation], rows: Rows) -> list[Call]:
+        return [operation.bind(np, rows) for operation in operations]
 
     def device(self) -> str:
         return platform.processor() or platform.machine()

@@ -23,7 +23,6 @@ from aevb_engine.cuda.launch import Shape, Source, flat, one, rows, tile
 from aevb_engine.cuda.module import read
 from aevb_engine.cuda.source import PREFIX
 
-
 _FILES: dict[str, tuple[tuple[str, ...], dict[str, Shape]]] = {
     "fill.cu": (
         ("noise.cuh",),

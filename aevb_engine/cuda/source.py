@@ -71,6 +71,9 @@ for (int base = blockIdx.x * blockDim.y; base < size_$r; base += gridDim.x * blo
     }
 }
 """
+SECOND_ROW = """\
+for (int index_$m = blockIdx.y; index_$m < size_$m; index_$m += gridDim.y)
+"""
 COLUMN_SUM = """\
 for (int base = blockIdx.x * 32; base < size_$c; base += gridDim.x * 32) {
     const int index_$c = base + threadIdx.x;
@@ -133,9 +136,8 @@ def _form(kernel: Kernel) -> tuple[str, str, int, launch.Shape]:
             return FLAT, "", 256, launch.flat(first)
         return (DEEP_TILE if len(space) == 3 else TILE), "", 256, launch.tile(first, last, space[1:-1])
     if len(space) > 1 and kept == space[:-1]:
-        second = space[1:-1]
-        loop = f"for (int index_{second} = blockIdx.y; index_{second} < size_{second}; index_{second} += gridDim.y)\n"
-        return (loop if second else "") + (indent(ROW_SUM) if second else ROW_SUM), "row_sum", 256, launch.rows(kept, last)
+        loop = SECOND_ROW + indent(ROW_SUM) if len(space) == 3 else ROW_SUM
+        return loop, "row_sum", 256, launch.rows(kept, last)
     if len(space) == 3 and kept == first + last:
         return MIDDLE_SUM, "", 256, launch.tile(first, last)
     if len(space) == 2 and kept == last:

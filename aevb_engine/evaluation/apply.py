@@ -11,7 +11,6 @@ from aevb_engine.kernels.noise import Noise
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.operation import Operation, Rows
-from aevb_engine.training.step import bind_all
 
 Array = npt.NDArray[Any]
 CHUNK = 500
@@ -32,9 +31,9 @@ class Draw:
         return self._fill(i, "normal")
 
     def _fill(self, i: int, kind: str) -> Any:
-        out = self.xp.empty((1, *self.shape), dtype=self.xp.float32)
-        getattr(Noise(self.xp, self.seed, "sample"), kind)(i, self.row, out)
-        return out[0][:, None, :].astype(self.dtype)
+        out = np.empty((1, *self.shape), np.float32)
+        getattr(Noise(np, self.seed, "sample"), kind)(i, self.row, out)
+        return self.xp.asarray(out[0][:, None, :].astype(self.dtype))
 
 
 def encode(model: Model, x: Array) -> tuple[Array, Array]:
@@ -96,4 +95,4 @@ def _decode(model: Model, z: Array, seed: int | None) -> Array:
 
 
 def _run(model: Model, ws: Workspace, operations: list[Operation]) -> None:
-    model.backend.run([[bind_all(model.backend.xp, operations, Rows(0, ws.batch))]], 1)
+    model.backend.run([[model.backend.bind(operations, Rows(0, ws.batch))]], 1)

@@ -10,7 +10,7 @@ from aevb_engine.model.workspace import Workspace
 from aevb_engine.objectives import objective
 from aevb_engine.objectives.program import Pass
 from aevb_engine.operation import Rows
-from aevb_engine.training.step import Clock, ResidentRows, bind_all, draw_noise, read_batch, shares
+from aevb_engine.training.step import Clock, ResidentRows, draw_noise, read_batch, shares
 
 EVALUATION_BATCH = 500
 
@@ -39,16 +39,16 @@ class Evaluator:
         self.ws = ws = Workspace(model.backend, self.batch, samples, model.dtype)
         self.clock = Clock(ws, 1, 0)
         one_pass = Pass(model, ws, gradient=False)
+        one_pass.noise = [draw_noise(self.clock, one_pass.eps, seed, "eval", ahead=False)]
         program = objective(objective_name)(one_pass)
         rows = [
             *read_batch(ws, self.clock, one_pass.x, data, seed),
-            draw_noise(self.clock, one_pass.eps, seed, "eval", ahead=False),
             *program.rows,
         ]
-        xp = model.backend.xp
+        bind = model.backend.bind
         self.phases = [
-            [bind_all(xp, program.prepare, Rows(0, self.batch))],
-            [bind_all(xp, rows, share) for share in shares(self.batch, threads)],
+            [bind(program.prepare, Rows(0, self.batch))],
+            [bind(rows, share) for share in shares(self.batch, threads)],
         ]
 
     def run(self) -> npt.NDArray[np.float64]:

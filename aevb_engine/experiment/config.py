@@ -108,13 +108,15 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
 
 
 def parse_hidden(value: Any) -> tuple[int, ...]:
-    """``200,200`` or a list of integers; an empty text or list is a linear model."""
+    """``200,200`` or a list of integers; an empty text or list, or ``none``, is a linear model."""
     items = value.split(",") if isinstance(value, str) else value
+    if isinstance(value, str) and value.strip() in ("", "none"):
+        return ()
     if isinstance(items, int) and not isinstance(items, bool):
         items = [items]
     if not isinstance(items, (list, tuple)):
-        raise UsageError(f"--hidden {value}: write widths such as 200,200, or nothing for a linear model")
-    widths = [str(i).strip() for i in items if str(i).strip()]
+        raise UsageError(f"--hidden {value}: write widths such as 200,200, or none for a linear model")
+    widths = [str(i).strip() for i in items]
     if not all(w.isascii() and w.isdigit() and len(w) < 7 for w in widths):
-        raise UsageError(f"--hidden {value}: write widths such as 200,200, or nothing for a linear model")
+        raise UsageError(f"--hidden {value}: write widths such as 200,200, or none for a linear model")
     return tuple(int(w) for w in widths)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import shutil
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,13 +66,16 @@ def start(
     session = prepare(config, display.data)
     name = f"{session.config.dataset}-{session.config.decoder}"
     folder = RunFolder.create(name, output, root)
-    with folder.lock():
+    with _undone_on_failure(folder), folder.lock():
         folder.update(
             status="running",
             config=session.config.as_dict(),
             environment=environment(),
-            data={"sha256": session.data_hash, **session.dataset.info},
+            data={"sha256": session.data_hash, "lattice": _lattice(session), **session.dataset.info},
             device=session.backend.device(),
+            total_steps=session.total_steps,
+            eval_every=session.eval_every,
+            held_out=session.held_out_is,
         )
         columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
         with MetricsLog.create(folder.metrics_path, columns) as log:
@@ -88,6 +95,8 @@ def resume(
     folder = RunFolder.open(path, root)
     with folder.lock():
         record = folder.read_record()
+        if "config" not in record:
+            raise FileFormatError(f"{folder.path} holds no configuration: it ended before training began; start anew")
         config = RunConfig.from_mapping(record.get("config", {}), str(folder.record_path))
         now = environment()
         other = differences(record.get("environment", {}), now)
@@ -123,6 +132,23 @@ def resume(
             return folder, session, _train(folder, session, log, progress, display, stop)
 
 
+@contextlib.contextmanager
+def _undone_on_failure(folder: RunFolder) -> Iterator[None]:
+    """A run that cannot even begin its metrics (a full disk, say) leaves no folder behind."""
+    try:
+        yield
+    except AevbError:
+        if not folder.metrics_path.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def _lattice(session: Session) -> bool:
+    """Whether a density is evaluated on whole numbers (8-bit data without dequantization)."""
+    likelihood = session.model.likelihood
+    return session.dataset.train.dtype.kind in "uib" and likelihood.support.measure == "density"
+
+
 def restore(session: Session, checkpoint: Checkpoint) -> Progress:
     """Put a checkpoint's state into the session; returns where its loop stood."""
     session.trainer.restore(checkpoint.step, checkpoint.arrays)
@@ -144,7 +170,7 @@ def _train(
     stop: threading.Event | None,
 ) -> dict[str, Any]:
     recorder = _Recorder(folder, session, log, progress, display, stop)
-    for line in session.warnings:
+    for line in (*session.notes, *session.warnings):
         display.note(line)
     display.begin(folder, session)
     try:
@@ -169,7 +195,7 @@ def _train(
         folder.update(status="stopped", step=session.trainer.step)
         raise Stopped(
             f"stopped after step {session.trainer.step} of {session.total_steps}; "
-            f"go on with: aevb-engine resume {folder.path}"
+            f"go on with: aevb-engine resume {shlex.quote(str(folder.path))}"
         )
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
     folder.update(status=record["status"], step=session.trainer.step, result=record)
@@ -274,7 +300,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "test_bound_se": test["bound_se"],
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
-        "best_step": progress.convergence.best_step,
+        "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
         "threads": config.threads,
         "warnings": session.warnings,
     }

@@ -51,6 +51,7 @@ class Session:
     eval_every: int
     data_hash: str
     warnings: list[str]
+    notes: list[str]  # said once, not kept
 
     @property
     def seen_per_epoch(self) -> int:
@@ -82,7 +83,8 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
     )
     check(dataset, likelihood)
     likelihood.adapt(log_variance_unit=dataset.log_variance_unit, unit_interval=dataset.unit_interval)
-    backend = choose(config.backend, config.threads)
+    backend, reason = choose(config.backend, config.threads)
+    notes = [reason] if reason else []
     architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.precision)
     model = Model(architecture, likelihood, backend)
     model.parameters.initialize(config.seed, config.initial)
@@ -134,6 +136,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
         eval_every=every,
         data_hash=data_hash(dataset),
         warnings=warnings,
+        notes=notes,
     )
 
 

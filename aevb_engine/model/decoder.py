@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aevb_engine.kernels.affine import affine, affine_backward_data
-from aevb_engine.kernels.rows import add, scale, weigh
+from aevb_engine.kernels.rows import add, scale, weigh, weighted_total
 from aevb_engine.model.likelihood import Head, Likelihood
 from aevb_engine.model.mlp import GradientPiece, Mlp, bias_gradient, weight_gradient
 from aevb_engine.model.parameters import Parameters
@@ -74,7 +74,11 @@ class Decoder:
             return lambda: likelihood.log_prob_and_backward(xp, *given, dheads=backward, **out)
 
         name = "log_prob_and_backward" if gradient else "log_prob"
-        return custom(name, bind, (cube, *heads), (logp, *dheads, *scratch))
+        products = {h.name: self._head(ws, h) for h in self.affine_heads}
+        biases = {h.name: parameters[f"decoder.{h.name}.bias"].theta for h in self.affine_heads}
+        facts = {"likelihood": likelihood, "x": cube, "heads": heads, "logp": logp, "dheads": dheads}
+        reads = (cube, *heads)
+        return custom(name, bind, reads, (logp, *dheads, *scratch), products=products, biases=biases, **facts)
 
     def mean(self, ws: Workspace, parameters: Parameters) -> Operation:
         """mean (B, L, D) of p(x | z) from the heads."""
@@ -147,29 +151,18 @@ class Decoder:
             elif head.source == "per_dim":
                 pieces.append(bias_gradient(parameters[f"decoder.{head.name}"], weights, dhead))
             else:
-                pieces.append(self._scalar_gradient(ws, parameters, head, weights, dhead))
+                pieces.append(self._scalar_gradient(parameters, head, weights, dhead))
         return pieces
 
-    def _scalar_gradient(
-        self, ws: Workspace, parameters: Parameters, head: Head, weights: Buffer, dhead: Buffer
-    ) -> GradientPiece:
+    def _scalar_gradient(self, parameters: Parameters, head: Head, weights: Buffer, dhead: Buffer) -> GradientPiece:
         """One number for all columns: the weighted sum of the whole gradient array."""
         parameter = parameters[f"decoder.{head.name}"]
-        columns = ws.table(f"d{head.name} by column", self.dim * head.group)
-
-        def make(lo: int, hi: int) -> Operation:
-            def bind(xp: Any, rows: Rows) -> Callable[[], None]:
-                w, d, c, out = weights.array, dhead.array, columns.array, parameter.grad.array
-
-                def run() -> None:
-                    xp.matmul(w, d, out=c)
-                    xp.add.reduce(c, out=out[0:1], axis=0, keepdims=True)
-
-                return run
-
-            return custom("scalar_gradient", bind, (weights, dhead), (columns, parameter.grad))
-
-        return GradientPiece(parameter, 1, dhead.array.size, make)
+        return GradientPiece(
+            parameter,
+            1,
+            dhead.array.size,
+            lambda lo, hi: operation(weighted_total, weights, dhead, parameter.grad),
+        )
 
     # Buffers ------------------------------------------------------------------------------------------------
 

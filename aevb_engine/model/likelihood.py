@@ -33,6 +33,12 @@ class Head:
     source: Literal["affine", "per_dim", "scalar"] = "affine"
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.scale != 1 and self.source != "affine":
+            raise ValueError(f"head {self.name}: scale is for affine heads, not {self.source}")
+        if self.group != 1 and self.source == "scalar":
+            raise ValueError(f"head {self.name}: a scalar head has no group")
+
 
 @dataclass(frozen=True)
 class Support:

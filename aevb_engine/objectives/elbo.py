@@ -15,8 +15,7 @@ def elbo(p: Pass) -> Program:
     scratch = p.scratch(p.sigma)
     program = Program(prepare=p.model.decoder.prepare(ws, p.model.parameters))
     program.rows = [
-        *p.encode_and_decode(),
-        operation(kl, p.mu, p.logvar, p.sigma, scratch, divergence),
+        *p.encode_and_decode([operation(kl, p.mu, p.logvar, p.sigma, scratch, divergence)]),
         operation(mean_of_samples, p.cube(p.logp), reconstruction),
         operation(difference, reconstruction, divergence, bound),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aevb_engine.kernels.bound import mean_of_samples
-from aevb_engine.objectives.importance import importance_backward, log_importance_weights
+from aevb_engine.objectives.importance import importance_backward, log_densities, log_importance_weights
 from aevb_engine.objectives.program import Pass, Program
 from aevb_engine.operation import operation
 
@@ -13,7 +13,7 @@ def elbo_mc(p: Pass) -> Program:
     ws = p.ws
     program = Program(prepare=p.model.decoder.prepare(ws, p.model.parameters))
     program.rows = [
-        *p.encode_and_decode(),
+        *p.encode_and_decode(log_densities(p)),
         *log_importance_weights(p),
         operation(mean_of_samples, p.cube(ws.many("logw")), ws.one("bound")),
     ]

@@ -14,15 +14,22 @@ from aevb_engine.objectives.program import Pass
 from aevb_engine.operation import Operation, operation
 
 
+def log_densities(p: Pass) -> list[Operation]:
+    """log p(z) and log q(z | x) of every sample (B * L,)."""
+    prior, posterior = (p.cube(p.ws.many(n)) for n in ("log prior", "log posterior"))
+    scratch = p.cube(p.scratch(p.z))
+    return [
+        operation(standard_normal_log_density, p.cube(p.z), scratch, prior),
+        operation(reparameterized_log_density, p.logvar, p.cube(p.eps), scratch, posterior),
+    ]
+
+
 def log_importance_weights(p: Pass) -> list[Operation]:
     """``logw`` (B * L,), with reconstruction = mean log p(x | z) and kl = mean (log q - log p(z)) a data point."""
     ws = p.ws
     logp, prior, posterior, logw = (p.cube(ws.many(n)) for n in ("logp", "log prior", "log posterior", "logw"))
-    scratch = p.cube(p.scratch(p.z))
     mean_logw, reconstruction, divergence = ws.one("mean logw"), ws.one("reconstruction"), ws.one("kl")
     return [
-        operation(standard_normal_log_density, p.cube(p.z), scratch, prior),
-        operation(reparameterized_log_density, p.logvar, p.cube(p.eps), scratch, posterior),
         operation(log_weight, logp, prior, posterior, logw),
         operation(mean_of_samples, logp, reconstruction),
         operation(mean_of_samples, logw, mean_logw),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aevb_engine.kernels.bound import importance_row_weights, log_mean_exp
-from aevb_engine.objectives.importance import importance_backward, log_importance_weights
+from aevb_engine.objectives.importance import importance_backward, log_densities, log_importance_weights
 from aevb_engine.objectives.program import Pass, Program
 from aevb_engine.operation import operation
 
@@ -16,7 +16,7 @@ def iwae(p: Pass) -> Program:
     weight = p.cube(p.weight)
     program = Program(prepare=p.model.decoder.prepare(ws, p.model.parameters))
     program.rows = [
-        *p.encode_and_decode(),
+        *p.encode_and_decode(log_densities(p)),
         *log_importance_weights(p),
         operation(log_mean_exp, logw, weight, bound),
     ]

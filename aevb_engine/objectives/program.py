@@ -30,6 +30,7 @@ class Pass:
         self.model = model
         self.ws = ws
         self.gradient = gradient
+        self.noise: list[Operation] = []  # fills eps; without it eps stays as it is
         z = model.architecture.latent
         self.latent = z
         self.x = ws.one("x", model.architecture.dim)
@@ -50,12 +51,17 @@ class Pass:
         make = self.ws.many if buffer.array.shape[0] == self.ws.batch * self.ws.samples else self.ws.one
         return make(f"scratch {'x'.join(map(str, shape))} of {buffer.array.shape[0]}", *shape)
 
-    def encode_and_decode(self) -> list[Operation]:
-        """x -> q(z | x) -> z -> log p(x | z), with the gradient by the heads where one is wanted."""
+    def encode_and_decode(self, latent: list[Operation]) -> list[Operation]:
+        """x -> q(z | x) -> z -> log p(x | z), with the gradient by the heads where one is wanted.
+
+        ``latent`` is what the bound takes from (mu, logvar, z) alone.
+        """
         model, ws, theta = self.model, self.ws, self.model.parameters
         return [
             *model.encoder.forward(ws, theta, self.x),
+            *self.noise,
             operation(reparameterize, self.mu, self.sigma, self.cube(self.eps), self.cube(self.z)),
+            *latent,
             *model.decoder.forward(ws, theta, self.z),
             model.decoder.log_prob(ws, theta, self.x, self.gradient),
         ]

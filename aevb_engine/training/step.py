@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.backend.base import Backend, Call
+from aevb_engine.backend.base import Backend
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.model.mlp import GradientPiece
@@ -78,7 +78,8 @@ def _noise_words(clock: Clock, words: Buffer, seed: int) -> Operation:
 
         return lambda: noise.words(int(step[0]), int(first[0]) + rows.lo, out)
 
-    return custom("binarize_words", bind, (clock.step, clock.row), (words,))
+    facts = {"seed": seed, "stream": "binarize", "step": clock.step, "row": clock.row}
+    return custom("binarize_words", bind, (clock.step, clock.row), (words,), **facts)
 
 
 def draw_noise(clock: Clock, eps: Buffer, seed: int, stream: str, ahead: bool) -> Operation:
@@ -104,7 +105,8 @@ def draw_noise(clock: Clock, eps: Buffer, seed: int, stream: str, ahead: bool) -
 
         return run
 
-    return custom("noise", bind, (clock.step, clock.row), (eps,))
+    facts = {"seed": seed, "stream": stream, "step": clock.step, "row": clock.row, "eps": eps}
+    return custom("noise", bind, (clock.step, clock.row), (eps,), **facts)
 
 
 def advance(clock: Clock) -> Operation:
@@ -121,7 +123,8 @@ def advance(clock: Clock) -> Operation:
 
         return run
 
-    return custom("advance", bind, (clock.cursor, clock.orders, clock.rates), (clock.index, clock.coef))
+    facts = {n: getattr(clock, n) for n in ("cursor", "orders", "rates", "index", "coef")}
+    return custom("advance", bind, (clock.cursor, clock.orders, clock.rates), (clock.index, clock.coef), **facts)
 
 
 def record(ws: Workspace, clock: Clock) -> Operation:
@@ -142,7 +145,11 @@ def record(ws: Workspace, clock: Clock) -> Operation:
 
         return run
 
-    return custom("record", bind, (*sources, clock.cursor, clock.step), (clock.metrics, clock.cursor, clock.step))
+    facts = {n: getattr(clock, n) for n in ("metrics", "cursor", "step")}
+    facts |= dict(zip(("bound", "reconstruction", "kl"), sources, strict=True))
+    return custom(
+        "record", bind, (*sources, clock.cursor, clock.step), (clock.metrics, clock.cursor, clock.step), **facts
+    )
 
 
 def update_range(
@@ -173,7 +180,8 @@ def update_range(
     part = slice(lo, hi)
     whole = Buffer("theta", theta).part(part), Buffer("grad", grad).part(part)
     states = tuple(Buffer(n, s).part(part) for n, s in zip(optimizer.state, state, strict=True))
-    return custom("update", bind, (*whole, *states, clock.coef), (*whole, *states))
+    facts = {"optimizer": optimizer, "theta": whole[0], "grad": whole[1], "state": states, "coef": clock.coef}
+    return custom("update", bind, (*whole, *states, clock.coef), (*whole, *states), decay=decay, **facts)
 
 
 def shares(batch: int, threads: int) -> list[Rows]:
@@ -224,21 +232,17 @@ class TrainingStep:
         self.model = model
         backend: Backend = model.backend
         self.backend = backend
-        xp = backend.xp
         self.ws = ws = Workspace(backend, batch, samples, model.dtype)
         self.state = [backend.empty((model.parameters.size,), model.dtype) for _ in optimizer.state]
         self.clock = clock = Clock(ws, BLOCK, len(optimizer.coefficients(1, 1.0)))
         batch_pass = Pass(model, ws, gradient=True)
+        batch_pass.noise = [draw_noise(clock, batch_pass.eps, seed, "noise", ahead=True)]
         program: Program = objective(objective_name)(batch_pass)
         self.first = [advance(clock), *program.prepare]
-        self.rows = [
-            *read_batch(ws, clock, batch_pass.x, data, seed),
-            draw_noise(clock, batch_pass.eps, seed, "noise", ahead=True),
-            *program.rows,
-        ]
+        self.rows = [*read_batch(ws, clock, batch_pass.x, data, seed), *program.rows]
         self.last = [record(ws, clock)]
         everything = Rows(0, batch)
-        row_shares = [bind_all(xp, self.rows, share) for share in shares(batch, threads)]
+        row_shares = [backend.bind(self.rows, share) for share in shares(batch, threads)]
         self.parameters: list[list[Operation]] = []
         for part in parts(program.pieces, threads):
             operations = [piece.make(lo, hi) for piece, lo, hi in part]
@@ -246,10 +250,10 @@ class TrainingStep:
             operations.append(update_range(model, optimizer, self.state, clock, decay, lo, hi))
             self.parameters.append(operations)
         self.phases = [
-            [bind_all(xp, self.first, everything)],
+            [backend.bind(self.first, everything)],
             row_shares,
-            [bind_all(xp, part, everything) for part in self.parameters],
-            [bind_all(xp, self.last, everything)],
+            [backend.bind(part, everything) for part in self.parameters],
+            [backend.bind(self.last, everything)],
         ]
 
     def run(self, times: int) -> None:
@@ -265,7 +269,3 @@ def _range(part: list[tuple[GradientPiece, int, int]]) -> tuple[int, int]:
 
     (first, lo, _), (last, _, hi) = part[0], part[-1]
     return edge(first, lo), edge(last, hi)
-
-
-def bind_all(xp: Any, operations: list[Operation], rows: Rows) -> list[Call]:
-    return [o.bind(xp, rows) for o in operations]

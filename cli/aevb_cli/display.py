@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from types import TracebackType
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from aevb_engine.experiment.session import Session
 
 LINE_SECONDS = 5.0  # between two plain lines
-SMOOTH = 0.98  # share that the shown bound keeps of itself each step: an average over about fifty
+SMOOTH = 50  # steps that the shown bound of the batches is averaged over, roughly
 STOPPING = "stopping after the step under way; once more to leave at once"
 
 
@@ -50,6 +51,7 @@ class State:
         self.began = time.monotonic()
         self.seconds = 0.0  # of training alone, in this process
         self._seconds_before: float | None = None
+        self._seen = 0
 
     def begin(self, session: Session) -> None:
         """Training is about to start, or to go on."""
@@ -66,7 +68,9 @@ class State:
             self.first = int(rows[-1, 0])  # the first block is a warm-up: rates count from its end
         self._seconds_before = seconds
         for value in rows[:, 2].tolist():
-            self.bound = value if self.bound is None else SMOOTH * self.bound + (1 - SMOOTH) * value
+            self._seen = min(SMOOTH, self._seen + 1)  # the first steps weigh alike, then old ones fade
+            before = 0.0 if self.bound is None else self.bound
+            self.bound = before + (value - before) / self._seen
         self.step, self.total = int(rows[-1, 0]), total
 
     def evaluated(self, row: Any, is_best: bool) -> None:
@@ -99,6 +103,7 @@ class Screen:
     def __init__(self, interrupt: Interrupt) -> None:
         self.interrupt = interrupt
         self.folder: RunFolder | None = None
+        interrupt.restore = self.leave
 
     def data(self, what: str, done: int, total: int | None) -> None:
         """A load goes on; the moment to leave when the user wants to, as no run has begun."""
@@ -112,6 +117,12 @@ class Screen:
     def evaluated(self, row: Any, is_best: bool) -> None: ...
     def note(self, line: str) -> None: ...
     def drawing(self) -> None: ...
+
+    def leave(self) -> None:
+        """The last words before the program leaves at once, from a signal handler."""
+        if self.folder is not None:
+            place = shlex.quote(one_line(str(self.folder.path)))
+            say(f"left at once; go on from the last checkpoint with: aevb-engine resume {place}\n")
 
     def __enter__(self) -> Self:
         return self
@@ -195,4 +206,5 @@ def settings(session: Session) -> str:
     """The whole configuration in one line, for -v."""
     from aevb_cli.text import setting
 
-    return "  ".join(f"{k.replace('_', '-')}={setting(v)}" for k, v in session.config.as_dict().items() if v is not None)
+    values = session.config.as_dict()
+    return "  ".join(f"{k.replace('_', '-')}={setting(v)}" for k, v in values.items() if v is not None)

@@ -36,7 +36,6 @@ class LiveScreen(Screen):
         # Transient: the summary on stdout takes the place of the bar.
         self.live = Live(self, console=self.console, refresh_per_second=8, transient=True, redirect_stdout=False)
         # The handler writes nothing itself on the first signal: the next refresh shows it.
-        interrupt.restore = lambda: say(f"\r\n{SHOW_CURSOR}")
 
     def __enter__(self) -> Self:
         self.live.start()
@@ -46,6 +45,10 @@ class LiveScreen(Screen):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
+
+    def leave(self) -> None:
+        say(f"\r\n{SHOW_CURSOR}")
+        super().leave()
 
     def data(self, what: str, done: int, total: int | None) -> None:
         super().data(what, done, total)

@@ -13,7 +13,8 @@ from aevb_cli.options import CONTEXT, Command, progress_options
     cls=Command,
     context_settings=CONTEXT,
     short_help="Go on with a run that was stopped or killed.",
-    epilog="\b\nExamples:\n  aevb-engine resume latest\n  aevb-engine resume runs/20260101T120000Z-glyphs-bernoulli-0a1b2c",
+    epilog="\b\nExamples:\n  aevb-engine resume latest\n"
+    "  aevb-engine resume runs/20260101T120000Z-glyphs-bernoulli-0a1b2c",
 )
 @click.argument("name", metavar="RUN")
 @click.option(

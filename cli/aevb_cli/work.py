@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,9 +69,8 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
     ]
     if result.get("test_bound_k") is not None:
         rows.append(("", f"test, importance-weighted {number(result['test_bound_k'])}"))
-    for scale in ("raw", "unit"):
-        if result.get(f"test_bound_{scale}") is not None:
-            rows.append(("", f"test on the {scale} scale {number(result[f'test_bound_{scale}'])}"))
+    others = {scale: result.get(f"test_bound_{scale}") for scale in ("raw", "unit")}
+    rows += [("", f"test on the {scale} scale {number(bound)}") for scale, bound in others.items() if bound is not None]
     if result.get("test_excess") is not None:
         rows.append(
             ("", f"test - log p_true {result['test_excess']:.3f} +- {result['test_excess_se']:.3f} (standard error)")
@@ -85,8 +83,9 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
         ("run", place),
     ]  # fmt: skip
     if figures:
-        names = ", ".join(p.name for p in figures)
-        rows.append(("figures", f"{one_line(_near(figures[0].parent))}: {names}"))
+        first = next((p for p in figures if p.stem == "overview"), figures[0])
+        more = f" and {len(figures) - 1} more" if len(figures) > 1 else ""
+        rows.append(("figures", one_line(_near(first)) + more))
     rows.append(("next", f"aevb-engine show {place}"))
     return pairs(rows)
 
@@ -98,9 +97,6 @@ def _held_out(result: Mapping[str, Any]) -> str:
 
 def _near(path: Path) -> str:
     """The path from here where that is shorter."""
-    full = os.path.abspath(path)
-    try:
-        near = os.path.relpath(full)
-    except ValueError:  # another drive
-        return full
-    return full if near.startswith("..") else near
+    full = path.absolute()
+    here = Path.cwd()
+    return str(full.relative_to(here) if full.is_relative_to(here) else full)

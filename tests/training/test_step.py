@@ -65,9 +65,10 @@ def test_a_block_run_in_pieces_is_the_same(make_step: Any, make_likelihood: Any)
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_training_improves_the_bound(name: str, make_step: Any, make_likelihood: Any) -> None:
-    metrics = make_step(name, make_likelihood("bernoulli"), samples=2, initial_sd=0.01, hidden=(8,)).run(400)
-    assert metrics[:20, 0].mean() < -6 * np.log(2) + 0.1  # starts at the entropy of fair coins
-    assert metrics[-100:, 0].mean() > metrics[:20, 0].mean() + 0.1
+    run = make_step(name, make_likelihood("bernoulli"), samples=2, initial_sd=0.01, hidden=(8,), lr=0.03)
+    bound = run.run(600)[:, 0]
+    assert bound[0] == pytest.approx(-6 * np.log(2), abs=0.05)  # starts at fair coins
+    assert bound[-100:].mean() > bound[0] + 0.4  # one of six columns is constant: log 2 is to be had
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -181,20 +182,25 @@ def test_parts_cover_every_parameter_row_in_order(threads: int, make_bound: Any,
 # Allocation -------------------------------------------------------------------------------------------------
 
 
-def _calls(step: Any) -> list[Any]:
-    return [call for phase in step.phases for share in phase for call in share]
+def _largest_rise(backend: Any, calls: list[Any]) -> int:
+    """Bytes: the most that one call, run by the backend, holds above what was there before it."""
+    rises, before = [0], [0]
+
+    def start() -> None:
+        tracemalloc.reset_peak()
+        before[0] = tracemalloc.get_traced_memory()[0]
+
+    def stop() -> None:
+        rises[0] = max(rises[0], tracemalloc.get_traced_memory()[1] - before[0])
+
+    backend.run([[[start, call, stop]] for call in calls], 1)
+    return rises[0]
 
 
-def _largest_rise(calls: list[Any]) -> int:
-    """Bytes: the most that one call holds at any moment above what was there before it."""
-    worst = 0
-    with np.errstate(all="ignore"):
-        for call in calls:
-            tracemalloc.reset_peak()
-            before = tracemalloc.get_traced_memory()[0]
-            call()
-            worst = max(worst, tracemalloc.get_traced_memory()[1] - before)
-    return worst
+# NumPy copies broadcast, strided and converted operands through buffers of a fixed number of elements: each is one
+# block, and a call may hold a few of them at once. Nothing else is allocated, whatever the batch.
+BLOCK_BYTES = 4096
+BLOCKS_AT_ONCE = 4
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -211,7 +217,7 @@ def _largest_rise(calls: list[Any]) -> int:
 def test_a_step_allocates_nothing_of_size(
     name: str, likelihood: str, dynamic: bool, precision: str, make_step: Any, make_likelihood: Any
 ) -> None:
-    """No call of a step holds 4 KiB more than before it, although every array of the batch is larger than that."""
+    """No call holds more than a few blocks of 4 KiB, although every array of the batch is larger than all of them."""
     run = make_step(
         name,
         make_likelihood(likelihood),
@@ -223,37 +229,37 @@ def test_a_step_allocates_nothing_of_size(
         rows=150,
         dynamic=dynamic,
         precision=precision,
-        threads=2,
         optimizer=Adagrad(),
     )
     run.fill()
     run.step.run(3)
-    run.step.backend.close()
-    calls = _calls(run.step)
+    calls = [call for phase in run.step.phases for share in phase for call in share]
     tracemalloc.start()
     try:
-        _largest_rise(calls)
-        assert _largest_rise(calls) < 4096
-        assert _largest_rise([lambda: np.ones(512)]) >= 4096  # a block of 4 KiB is seen
+        _largest_rise(run.step.backend, calls)
+        assert _largest_rise(run.step.backend, calls) < BLOCKS_AT_ONCE * BLOCK_BYTES
+        assert _largest_rise(run.step.backend, [lambda: np.ones(2048)]) >= BLOCKS_AT_ONCE * BLOCK_BYTES  # is seen
     finally:
         tracemalloc.stop()
 
 
 def test_memory_does_not_grow(make_step: Any, make_likelihood: Any) -> None:
-    """1,000 steps leave nothing behind."""
+    """1,000 steps leave nothing behind: less than a byte a step."""
     run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
     run.fill()
-    run.step.run(50)
     clock = run.step.clock
+    phases = [*run.step.phases, [[lambda: clock.cursor.array.fill(0)]]]  # the same row of the tables again and again
+
+    def level_after(steps: int) -> int:
+        run.step.backend.run(phases, steps)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
     tracemalloc.start()
     try:
-        levels = []
-        for _ in range(21):
-            clock.cursor.array[0] = 0
-            run.step.run(50)
-            gc.collect()
-            levels.append(tracemalloc.get_traced_memory()[0])
+        for _ in range(3):
+            warm = level_after(100)
+        assert level_after(1000) - warm < 1000
     finally:
         tracemalloc.stop()
         run.step.backend.close()
-    assert levels[-1] - levels[1] < 4096

@@ -49,10 +49,14 @@ def draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> list
 
 def overview(material: Material) -> Figure:
     """One wide picture of a run with two latent dimensions: manifold, latent space and bound side by side."""
-    figure = canvas(1800, 750, f"{material.dataset.name}: two latent dimensions", material.subtitle)
-    boxes = [(50, 150, 560, 560), (690, 150, 470, 470), (1330, 150, 270, 470)]
+    figure = canvas(1960, 800, f"{material.dataset.name} in two latent dimensions", material.subtitle)
+    boxes = [(110, 150, 560, 560), (770, 150, 560, 560), (1520, 150, 280, 560)]
     panels = [manifold_panel, latent_panel, bound_panel]
-    titles = ["Mean of p(x|z) over the latent plane", "Mean of q(z|x) of held-out data", "Bound while training"]
+    titles = [
+        "Mean of p(x|z) over the latent plane",
+        f"Mean of q(z|x) of {material.coded_are} data",
+        "Bound while training",
+    ]
     for box, panel, title in zip(boxes, panels, titles, strict=True):
         ax = axes(figure, *box)
         panel(ax, material)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 WINDOW = 0.08  # half width of the moving average, as a share of the position
 LOG_ROWS = 50  # with fewer steps a linear axis shows more
-START = 0.005  # share of the run, at its beginning, that may lie outside the axes
+START = 0.01  # share of the run, at its beginning, that lies outside a logarithmic axis
+SETTLED = 0.03  # share of the run after which every value lies inside the axes
+MARKERS = 30  # with more evaluations a line alone
+LINE = 23  # pixels a line of a label
 LINES = 20_000  # at most that many raw values are drawn
 
 
@@ -54,19 +57,22 @@ def bound_panel(ax: Axes, material: Material) -> None:
         thin = slice(None, None, -(-len(seen) // LINES))
         ax.plot(seen[thin], values[thin], color=STYLE["train"], alpha=0.22, linewidth=0.5, zorder=2)
         at, mean = smooth(values)
-        ax.plot(seen[at], mean, color=STYLE["train"], linewidth=1.6, zorder=3)
-        inside.append(mean[seen[at] >= START * seen_last])
+        ax.plot(seen[at], mean, color=STYLE["train"], linewidth=2.2, zorder=3)
+        settled = seen[at] >= SETTLED * seen_last
+        inside.append(mean[settled])
+        inside.append(np.quantile(values[len(values) // 2 :], [0.05, 0.95]))
         ends.append((float(mean[-1]), _objective(material), STYLE["train"]))
     if "eval" in tables:
         seen, values = tables["eval"]["seen"], tables["eval"]["bound"]
-        ax.plot(seen, values, color=STYLE["held out"], linewidth=1.2, marker="o", markersize=2.4, zorder=4)
-        inside.append(values)
-        name = "validation" if material.session.held_out_is == "validation" else "test (display only)"
+        marker, width = ("o", 1.1) if len(seen) <= MARKERS else ("", 0.8)
+        ax.plot(seen, values, color=STYLE["held out"], linewidth=width, marker=marker, markersize=2.4, zorder=4)
+        inside.append(values[seen >= SETTLED * seen_last])
+        name = "validation" if material.session.held_out_is == "validation" else "test\n(display only)"
         ends.append((float(values[-1]), name, STYLE["held out"]))
     if (truth := _truth(material)) is not None:
         ax.axhline(truth, color=STYLE["ink"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         inside.append(np.array([truth]))
-        ends.append((truth, "exact log p(x), test", STYLE["ink"]))
+        ends.append((truth, "exact\nlog p(x)", STYLE["ink"]))
     _limits(ax, material, seen_last, np.concatenate([*inside, np.empty(0)]))
     _end_labels(ax, ends)
 
@@ -86,7 +92,7 @@ def _truth(material: Material) -> float | None:
 
 def _limits(ax: Axes, material: Material, last: float, inside: Array) -> None:
     """Axes that leave out the first steps, whose bound is far below all that matters."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = (float(inside.min()), float(inside.max())) if inside.size else (-1.0, 0.0)
     room = 0.06 * (high - low) or 1.0
@@ -97,8 +103,11 @@ def _limits(ax: Axes, material: Material, last: float, inside: Array) -> None:
     ax.set_axisbelow(True)
     steps = len(material.tables.get("train", {}).get("seen", ()))
     if steps >= LOG_ROWS:
+        wide = ax.get_window_extent().width > 500
         ax.set_xscale("log")
         ax.set_xlim(max(START * last, last / steps), last)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else (1, 3)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     else:
         ax.set_xlim(0, last)
         ax.xaxis.set_major_locator(MaxNLocator(5))
@@ -114,16 +123,21 @@ def _short(value: float) -> str:
 
 
 def _end_labels(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Names and final values on the right of the axes, at the height of the curves' ends, moved apart where needed."""
+    """Names and final values right of the axes, at the height of the curves' ends or as near as there is room."""
     low, high = ax.get_ylim()
-    gap = 0.105 * 480 / (ax.get_position().height * ax.figure.get_size_inches()[1] * ax.figure.dpi)
+    whole = ax.get_window_extent().height
     places: list[float] = []
-    for value, name, color in sorted(ends):
-        place = max(0.03, (value - low) / (high - low))
-        if places:
-            place = max(place, places[-1] + gap)
-        places.append(place)
+    ends = sorted(ends)
+    sizes = [LINE * (name.count("\n") + 2) / whole for _, name, _ in ends]
+    for (value, _, _), size in zip(ends, sizes, strict=True):
+        least = places[-1] if places else 0.0  # upper edge of the label below
+        places.append(max((value - low) / (high - low) + size / 2, least + size))
+    top = 1.0
+    for k in range(len(ends) - 1, -1, -1):  # push down from the top what grew beyond the axes
+        places[k] = min(places[k], top)
+        top = places[k] - sizes[k]
+    for (value, name, color), place in zip(ends, places, strict=True):
         ax.text(
-            1.025, place, f"{name}\n{number(value)}", transform=ax.transAxes, va="center", ha="left",
-            size=STYLE["text"], color=color, linespacing=1.25,
+            1.03, place, f"{name}\n{number(value)}", transform=ax.transAxes, va="top", ha="left",
+            size=STYLE["text"], color=color, linespacing=1.2,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 GRID = 20  # images a side of the manifold
+MARKS = (-1.5, -1, -0.5, 0, 0.5, 1, 1.5)  # z on the axes of the manifold
 CURVES = 10  # curves a side of the manifold of vectors
 TILE = 84  # pixels an image is enlarged to, at most
 VECTORS = 40  # rows of a heat map
@@ -93,14 +95,14 @@ def manifold(material: Material) -> Figure:
     """The 2-D manifold of KW appendix A: mean of p(x|z) over the latent plane, tile beside tile."""
     title = f"Manifold of {material.dataset.name}: mean of p(x|z) over the latent plane"
     shape = material.dataset.image_shape
-    height, width = (1120, 1120) if shape is None else (GRID * s * max(1, TILE // 2 // max(shape)) for s in shape)
+    height, width = (1120, 1120) if shape is None else (GRID * s * max(1, TILE // 3 * 2 // max(shape)) for s in shape)
     figure = canvas(max(LEAST, 120 + width + 40), HEAD + height + 110, title, material.subtitle)
     manifold_panel(axes(figure, 120, HEAD, width, height), material)
     return figure
 
 
 def manifold_panel(ax: Axes, material: Material) -> None:
-    """The manifold into ``ax``, whose axes are marked with z1 and z2 at their quantiles of N(0, 1)."""
+    """The manifold into ``ax``, whose axes are marked with z1 and z2."""
     shape = material.dataset.image_shape
     n = GRID if shape is not None else CURVES
     z = latent_grid(n)
@@ -109,12 +111,10 @@ def manifold_panel(ax: Axes, material: Material) -> None:
         _show(ax, material, tiles(means.reshape(-1, *shape), n), extent=(0, n, 0, n), aspect=shape[0] / shape[1])
     else:
         _curves(ax, means, n)
-    places = [0, n // 4, n // 2, n - 1 - n // 4 + (n % 2 == 0), n - 1]
-    places = sorted({0, round(0.25 * (n - 1)), round(0.5 * (n - 1)), round(0.75 * (n - 1)), n - 1})
-    marks = [f"{z[p, 0]:.1f}".replace("-", "\N{MINUS SIGN}") for p in places]
-    ax.set_xticks([p + 0.5 for p in places], marks)
-    ax.set_yticks([p + 0.5 for p in places], marks)
-    ax.tick_params(length=0)
+    places = [n * NormalDist().cdf(value) for value in MARKS]
+    marks = [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in MARKS]
+    ax.set_xticks(places, marks)
+    ax.set_yticks(places, marks)
     axis_labels(ax, "z1", "z2")
     for spine in ax.spines.values():
         spine.set_visible(False)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.experiment.figures.material import Material
-from aevb_engine.experiment.figures.style import HEAD, PALETTE, SIDE, STYLE, axes, axis_labels, canvas, panel_title
+from aevb_engine.experiment.figures.style import HEAD, PALETTE, SIDE, STYLE, axes, axis_labels, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +22,7 @@ COLORS = "viridis"  # of known factors: ordered, and safe for every colour visio
 def latent(material: Material) -> Figure:
     """The latent space: one panel coloured by label, or one for each known factor."""
     means, _, factors = material.coded
-    of = "training" if factors else "test"
-    title = f"Latent space of {material.dataset.name}: mean of q(z|x) of {len(means)} {of} rows"
+    title = f"Latent space of {material.dataset.name}: mean of q(z|x) of {len(means)} {material.coded_are} rows"
     if len(factors) < 2:
         figure = canvas(1100, 1000, title, material.subtitle)
         latent_panel(axes(figure, 130, HEAD + 20, 770, 770), material)
@@ -31,12 +30,11 @@ def latent(material: Material) -> Figure:
     names = list(factors)[:FACTORS]
     columns = 3 if len(names) > 2 else 2
     rows = -(-len(names) // columns)
-    figure = canvas(90 + columns * 460, HEAD + 40 + rows * 480, title, material.subtitle)
-    for k, name in enumerate(names):
+    figure = canvas(60 + columns * 520, HEAD + 40 + rows * 480, title, material.subtitle)
+    for k, name in enumerate(names):  # each is named above its scale of colours
         i, j = divmod(k, columns)
-        ax = axes(figure, SIDE + 50 + j * 460, HEAD + 30 + i * 480, 360, 360)
+        ax = axes(figure, SIDE + 50 + j * 520, HEAD + 30 + i * 480, 360, 360)
         _points(ax, material, factors[name], name)
-        panel_title(ax, f"by {name}")
     return figure
 
 
@@ -96,14 +94,16 @@ def _points(ax: Axes, material: Material, values: Array | None, name: str) -> No
         _line(ax, material, values, name)
         return
     x, y = _places(material, None)
+    from matplotlib.ticker import MaxNLocator
+
     if values is None:
         ax.scatter(x, y, s=_size(len(x)), c=STYLE["train"], linewidths=0, alpha=0.6, zorder=3)
     else:
-        drawn = ax.scatter(x, y, s=_size(len(x)), c=values, cmap=COLORS, linewidths=0, alpha=0.85, zorder=3)
+        drawn = ax.scatter(x, y, s=_size(len(x)), c=values, cmap=COLORS, linewidths=0, zorder=3)
         scale = ax.inset_axes((1.03, 0.0, 0.028, 1.0))
         bar = ax.figure.colorbar(drawn, cax=scale)
         bar.outline.set_visible(False)
-        bar.solids.set_alpha(1.0)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(5))
         scale.tick_params(labelsize=STYLE["text"] - 1, colors=STYLE["grey"], labelcolor=STYLE["ink"], length=2)
         scale.set_title(name, size=STYLE["text"], color=STYLE["ink"], pad=5)
     _frame(ax, material, x, y)
@@ -120,7 +120,7 @@ def _line(ax: Axes, material: Material, values: Array | None, name: str) -> None
     sound = x[np.isfinite(x)]
     reach = _reach(x)
     edges = np.linspace(-reach, reach, 81)
-    ax.hist(sound, bins=edges, weights=np.full(len(sound), 1 / max(1, len(sound)) / (edges[1] - edges[0])),
+    ax.hist(sound, bins=edges.tolist(), weights=np.full(len(sound), 1 / max(1, len(sound)) / (edges[1] - edges[0])),
             color=STYLE["train"], alpha=0.75)  # fmt: skip
     ax.plot(edges, np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi), color=STYLE["ink"], linewidth=1, label="N(0, 1)")
     ax.legend(frameon=False, fontsize=STYLE["text"])

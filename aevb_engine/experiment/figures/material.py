@@ -61,10 +61,10 @@ class Material:
 
     @property
     def subtitle(self) -> str:
-        """Data set, layer widths, decoder and test bound."""
+        """Layer widths, decoder and test bound; the title names the data set."""
         a = self.model.architecture
         widths = "-".join(map(str, (a.dim, *a.hidden, a.latent)))
-        parts = [self.dataset.name, widths, f"{self.session.config.decoder} decoder"]
+        parts = [widths, f"{self.session.config.decoder} decoder"]
         bound = self.result.get("test_bound")
         if isinstance(bound, float) and np.isfinite(bound):
             parts.append(f"test bound {number(bound)} nats a data point")
@@ -131,6 +131,11 @@ class Material:
         rows = spread(len(data.test), POINTS)
         means, _ = apply.encode(self.model, self.x(data.test[rows]))
         return means, None if data.test_labels is None else data.test_labels[rows], {}
+
+    @property
+    def coded_are(self) -> str:
+        """Which rows ``coded`` holds."""
+        return "training" if self.coded[2] else "test"
 
     @cached_property
     def dimensions(self) -> list[int]:

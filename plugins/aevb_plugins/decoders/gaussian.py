@@ -32,12 +32,14 @@ class Gaussian(Likelihood):
         self.variance = variance
         self.floor = min_logvar
         self._choose(sigmoid=mean == "sigmoid")
+        self.cuda = _cuda(self.sigmoid, self.floor)
 
     def adapt(self, *, log_variance_unit: float, unit_interval: bool) -> None:
         if self.mean_form == "auto":
             self._choose(sigmoid=unit_interval)
         if self.floor is not None:
             self.floor += log_variance_unit
+        self.cuda = _cuda(self.sigmoid, self.floor)
 
     def _choose(self, *, sigmoid: bool) -> None:
         self.sigmoid = sigmoid
@@ -125,3 +127,33 @@ class Gaussian(Likelihood):
         xp.add(out, work, out=out)
         xp.add(out, number(self.floor), out=out)
         return out
+
+
+def _cuda(sigmoid: bool, floor: float | None) -> str:
+    """The device functions for these options."""
+    if sigmoid:  # sigmoid(2a) = (1 + tanh a) / 2
+        mean, mean_slope = "(T)0.5 * (tanh(raw) + (T)1)", "(T)2 * mean(raw) * ((T)1 - mean(raw))"
+    else:
+        mean, mean_slope = "raw", "(T)1"
+    if floor is not None:
+        low = f"(T)({floor!r})"
+        logvar = f"{low} + (raw > {low} ? raw - {low} : (T)0) + log1p(exp(-fabs(raw - {low})))"
+        logvar_slope = f"(raw > {low} ? (T)1 : exp(raw - {low})) / ((T)1 + exp(-fabs(raw - {low})))"
+    else:
+        logvar, logvar_slope = "raw", "(T)1"
+    return f"""
+template <typename T> __device__ T mean(T raw) {{ return {mean}; }}
+template <typename T> __device__ T mean_slope(T raw) {{ return {mean_slope}; }}
+template <typename T> __device__ T logvar(T raw) {{ return {logvar}; }}
+template <typename T> __device__ T logvar_slope(T raw) {{ return {logvar_slope}; }}
+template <typename T> __device__ T log_prob(T x, T raw_mean, T raw) {{
+    T residual = (x - mean(raw_mean)) * exp((T)-0.5 * logvar(raw));
+    return (T)-0.5 * (residual * residual + logvar(raw) + (T)1.8378770664093453);
+}}
+template <typename T> __device__ void log_prob_backward(T x, T raw_mean, T raw, T& dmean, T& dlogvar) {{
+    T root = exp((T)-0.5 * logvar(raw));
+    T residual = (x - mean(raw_mean)) * root;
+    dmean = residual * root * mean_slope(raw_mean);
+    dlogvar = (T)0.5 * (residual * residual - (T)1) * logvar_slope(raw);
+}}
+"""

@@ -19,6 +19,16 @@ class Laplace(Likelihood):
     heads = (Head("location"), Head("logscale"))
     support = Support("real", "density")
     scratch = 2
+    cuda = """
+template <typename T> __device__ T log_prob(T x, T location, T logscale) {
+    return -fabs(x - location) * exp(-logscale) - logscale - (T)0.6931471805599453;
+}
+template <typename T> __device__ void log_prob_backward(T x, T location, T logscale, T& dlocation, T& dlogscale) {
+    T rate = exp(-logscale);
+    dlocation = (T)((x > location) - (x < location)) * rate;
+    dlogscale = fabs(x - location) * rate - (T)1;
+}
+"""
 
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
         (location, logscale), (distance, rate) = heads, scratch

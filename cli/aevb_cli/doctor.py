@@ -1,0 +1,172 @@
+"""``aevb-engine doctor``: what this installation runs on, and what to mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aevb_cli.boundary import one_line
+from aevb_cli.options import CONTEXT, Command, debug_option, json_option
+from aevb_cli.text import echo_json, pairs, size
+from aevb_engine.errors import AevbError, BackendError
+
+STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they replace what OpenBLAS finds out about the processor
+
+# Runs in a child process: a driver or cupy that crashes or hangs takes nothing with it.
+PROBE = """
+import ctypes, importlib.util, json, sys
+facts = {"cupy": None, "cupy_error": None, "driver": None, "devices": [], "status": None}
+try:
+    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    facts["status"] = cuda.cuInit(0)
+    version = ctypes.c_int()
+    if cuda.cuDriverGetVersion(ctypes.byref(version)) == 0:
+        facts["driver"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    count = ctypes.c_int()
+    if facts["status"] == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0:
+        for i in range(count.value):
+            name = ctypes.create_string_buffer(256)
+            cuda.cuDeviceGetName(name, 256, i)
+            facts["devices"].append(name.value.decode("utf-8", "replace"))
+except OSError:
+    pass
+if importlib.util.find_spec("cupy") is not None:
+    try:
+        import cupy
+        facts["cupy"] = cupy.__version__
+    except BaseException as error:
+        facts["cupy_error"] = f"{type(error).__name__}: {error}"
+print(json.dumps(facts))
+"""
+
+
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    short_help="Versions, BLAS, threads, GPU, data folder, disk.",
+    epilog="\b\nExamples:\n  aevb-engine doctor\n  aevb-engine doctor --json",
+)
+@json_option
+@debug_option
+def doctor(as_json: bool) -> None:
+    """Show what this installation runs on, and what is in its way."""
+    record = examine()
+    if as_json:
+        echo_json(record)
+    else:
+        click.echo(report(record))
+
+
+def examine() -> dict[str, Any]:
+    """All facts and warnings."""
+    from aevb_engine.experiment.environment import environment
+
+    try:
+        facts = environment()
+        from aevb_engine.backend.numpy import physical_cores
+    except ImportError as error:
+        raise BackendError(
+            f"a package that the engine needs cannot be imported ({error}); install aevb-engine again"
+        ) from error
+    warnings = [
+        f"{name}={os.environ[name]} is set: it overrides what OpenBLAS finds out about the processor and can halve the "
+        "speed; unset it unless you know why it is there"
+        for name in STEERING
+        if name in os.environ
+    ]
+    if not facts["blas"]:
+        warnings.append("NumPy's BLAS is unknown to threadpoolctl: threads cannot be held to one, speed may vary")
+    data = _data_folder(warnings)
+    gpu = gpu_state()
+    return {
+        "schema": 1,
+        "environment": facts,
+        "threads": physical_cores(),
+        "gpu": gpu,
+        "data_folder": data,
+        "runs_folder": {"path": str(Path("runs").absolute()), **_space(Path("runs").absolute())},
+        "warnings": warnings,
+    }
+
+
+def gpu_state() -> dict[str, Any]:
+    """Driver, devices, cupy, and in ``reasons`` why no GPU can be used (empty: one can)."""
+    facts: dict[str, Any] = {"cupy": None, "cupy_error": None, "driver": None, "devices": [], "status": None}
+    reasons = []
+    try:
+        command = [sys.executable, "-P", "-c", PROBE]
+        child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        facts = json.loads(child.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        reasons.append("the driver or cupy did not answer within a minute")
+    except (OSError, ValueError, IndexError):
+        reasons.append("looking for a GPU crashed")
+    if not reasons:
+        if facts["driver"] is None:
+            reasons.append("no NVIDIA driver (libcuda cannot be loaded)")
+        elif not facts["devices"]:
+            reasons.append(f"no device (cuInit gives {facts['status']})")
+        if facts["cupy_error"]:
+            reasons.append(f"cupy cannot be imported: {one_line(facts['cupy_error'])}")
+        elif facts["cupy"] is None:
+            reasons.append("cupy is not installed (python -m pip install 'aevb-engine[gpu]')")
+    if find_spec("aevb_engine.backend.cupy") is None:
+        reasons.append("this version of aevb-engine has no GPU backend")
+    return {**facts, "usable": not reasons, "reasons": reasons}
+
+
+def _data_folder(warnings: list[str]) -> dict[str, Any]:
+    from aevb_engine.data.files import search_folders
+
+    try:
+        folders = [str(f.path) for f in search_folders(None)]
+    except AevbError as error:
+        warnings.append(str(error))
+        return {"path": None, "searched": [], "writable": False, "free_bytes": None}
+    return {"path": folders[0], "searched": folders, **_space(Path(folders[0]))}
+
+
+def _space(path: Path) -> dict[str, Any]:
+    """Free bytes at the nearest folder that exists, and whether it can be written."""
+    existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+    try:
+        free: int | None = shutil.disk_usage(existing).free
+    except OSError:
+        free = None
+    return {"exists": path.exists(), "writable": os.access(existing, os.W_OK), "free_bytes": free}
+
+
+def report(record: dict[str, Any]) -> str:
+    """The record as people read it."""
+    facts, gpu = record["environment"], record["gpu"]
+    versions = ("numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl")
+    usable = f"usable: {', '.join(gpu['devices'])}" if gpu["usable"] else f"not usable: {'; '.join(gpu['reasons'])}"
+    rows = [
+        ("aevb-engine", facts["aevb-engine"]),
+        ("Python", f"{facts['python']} at {sys.executable}"),
+        ("system", facts["system"]),
+        ("packages", ", ".join(f"{name} {facts[name]}" for name in versions)),
+        ("processor", f"{facts['machine']}, {facts['cores']} logical cores"),
+        ("BLAS", "; ".join(facts["blas"]) or "unknown"),
+        ("threads", f"up to {record['threads']} (physical cores); BLAS itself is held to one"),
+        ("GPU", usable),
+    ]
+    if not gpu["usable"] and gpu["devices"]:
+        rows.append(("", f"found: {', '.join(gpu['devices'])}, driver for CUDA {gpu['driver']}"))
+    for name, folder in (("data folder", record["data_folder"]), ("runs folder", record["runs_folder"])):
+        if folder["path"] is None:
+            rows.append((name, "none"))
+            continue
+        free = f", {size(folder['free_bytes'])} free" if folder["free_bytes"] is not None else ""
+        state = "" if folder["exists"] else ", not there yet"
+        rows.append((name, one_line(folder["path"]) + state + ("" if folder["writable"] else ", NOT WRITABLE") + free))
+    text = pairs(rows)
+    return "\n".join([text, *(f"warning: {line}" for line in record["warnings"])])

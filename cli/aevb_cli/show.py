@@ -1,0 +1,215 @@
+"""``aevb-engine show``: what a run is and how it went, from its folder alone."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aevb_cli.boundary import one_line, warn
+from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
+from aevb_cli.text import duration, echo_json, number, pairs, setting, size, sparkline, table
+from aevb_engine.errors import AevbError
+
+if TYPE_CHECKING:
+    from aevb_engine.experiment.folder import RunFolder
+
+SCHEMA = 1
+ROWS = 8  # of the table of evaluations
+EVALUATIONS = ("step", "bound", "reconstruction", "kl")
+LATTICE = (
+    "the data are whole numbers without dequantization: the density is evaluated on a lattice, "
+    "so bounds compare among models of these data only"
+)
+
+
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    short_help="Show a run: bounds, course, configuration, files.",
+    epilog="\b\nExamples:\n  aevb-engine show latest\n  aevb-engine show runs/my-run --json",
+)
+@click.argument("name", metavar="RUN")
+@json_option
+@verbose_option
+@debug_option
+def show(name: str, as_json: bool, verbose: bool) -> None:
+    """Show RUN (a folder, a name below runs/, or latest), also while it is training."""
+    from aevb_engine.experiment.folder import RunFolder
+
+    folder = RunFolder.open(name)
+    record = gather(folder)
+    if as_json:
+        echo_json(record)
+        return
+    click.echo(report(record, verbose=verbose))
+    for line in record["warnings"]:
+        warn(line)
+
+
+def gather(folder: RunFolder) -> dict[str, Any]:
+    """Everything that ``show`` knows; a part that cannot be read is a line in ``warnings``."""
+    from aevb_engine.experiment.folder import RunInfo
+
+    stored = folder.read_record()
+    warnings: list[str] = list((stored.get("result") or {}).get("warnings") or [])
+    checkpoints, best = _checkpoints(folder, warnings)
+    config = stored.get("config") or {}
+    return {
+        "schema": SCHEMA,
+        "run": str(folder.path),
+        "status": RunInfo(folder.path, stored, None).status,
+        "created": stored.get("created"),
+        "error": stored.get("error"),
+        "step": stored.get("step"),
+        "total_steps": stored.get("total_steps"),
+        "held_out": stored.get("held_out"),
+        "heartbeat": stored.get("heartbeat"),
+        "resumed_from": stored.get("resumed_from"),
+        "config": config,
+        "changed": changed(config),
+        "data": stored.get("data") or {},
+        "device": stored.get("device"),
+        "environment": stored.get("environment") or {},
+        "result": stored.get("result"),
+        "checkpoints": checkpoints,
+        "best": best,
+        "evaluations": _evaluations(folder, warnings),
+        "figures": sorted(str(p) for p in folder.figures.glob("*") if p.is_file()) if folder.figures.is_dir() else [],
+        "warnings": warnings,
+    }
+
+
+def changed(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that differ from the defaults, data set and decoder always among them."""
+    from aevb_engine.experiment.config import RunConfig
+
+    defaults = RunConfig().as_dict()
+    return {
+        key: value for key, value in config.items() if key in ("dataset", "decoder") or defaults.get(key) != value
+    }
+
+
+def _checkpoints(folder: RunFolder, warnings: list[str]) -> tuple[list[dict[str, int]], dict[str, Any] | None]:
+    from aevb_engine.experiment.checkpoint import CheckpointStore
+
+    try:
+        store = CheckpointStore(folder.checkpoints)
+        found = []
+        for step in store.steps():
+            try:
+                found.append({"step": step, "bytes": store.path(step).stat().st_size})
+            except FileNotFoundError:  # a live run has just removed it
+                continue
+        named = store.best_score()
+        warnings += store.warnings
+    except (AevbError, OSError) as error:
+        warnings.append(str(error))
+        return [], None
+    return found, None if named is None else {"step": named[0], "score": named[1]}
+
+
+def _evaluations(folder: RunFolder, warnings: list[str]) -> dict[str, Any]:
+    from aevb_engine.experiment.log import read_safely
+
+    try:
+        columns, rows = read_safely(folder.metrics_path)["eval"]
+    except (AevbError, KeyError) as error:
+        warnings.append(f"no curve: {error}")
+        return {"columns": [], "rows": []}
+    return {"columns": list(columns), "rows": rows.tolist()}
+
+
+def report(record: dict[str, Any], *, verbose: bool) -> str:
+    """The record as people read it."""
+    sections = [pairs(_head(record))]
+    curve = _curve(record)
+    if curve:
+        sections.append(curve)
+    config = record["config"] if verbose else record["changed"]
+    rows = [(k.replace("_", "-"), setting(v)) for k, v in config.items() if v is not None and v != {}]
+    title = "configuration" if verbose else "configuration (given or chosen for this run; -v shows all)"
+    sections.append(f"{title}\n{pairs(rows, '  ')}")
+    if verbose and record["environment"]:
+        rows = [(k, setting(v) or "-") for k, v in record["environment"].items()]
+        sections.append(f"environment\n{pairs(rows, '  ')}")
+    return one_screen("\n\n".join(sections))
+
+
+def one_screen(text: str) -> str:
+    """Control characters that a foreign record may hold do not reach the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
+    result, data = record["result"] or {}, record["data"]
+    place = shlex.quote(one_line(record["run"]))
+    rows = [("run", record["run"]), ("status", _status(record))]
+    if record["error"]:
+        rows.append(("error", one_line(record["error"])))
+    if result:
+        rows += [
+            ("train bound", f"{number(result.get('train_bound'))} nats a data point"),
+            (
+                "test bound",
+                f"{number(result.get('test_bound'))} = reconstruction {number(result.get('test_reconstruction'))} "
+                f"- KL {number(result.get('test_kl'))}",
+            ),
+        ]
+        if result.get("test_bound_k") is not None:
+            rows.append(("", f"{number(result['test_bound_k'])} importance-weighted"))
+        for scale in ("raw", "unit"):
+            if result.get(f"test_bound_{scale}") is not None:
+                rows.append(("", f"{number(result[f'test_bound_{scale}'])} on the {scale} scale"))
+        best = f"step {number(result.get('best_step'))}"
+        if record["held_out"] == "test":
+            best += " (by the test set: display only)"
+        rows.append(("best", best))
+    if data.get("lattice"):
+        rows.append(("note", LATTICE))
+    binarize = data.get("binarize") or record["config"].get("binarize")
+    source = f"{record['config'].get('dataset', '?')}: {data.get('source', '?')}"
+    rows.append(("data", f"{source}" + (f", binarization {binarize}" if binarize and binarize != "none" else "")))
+    if data.get("sha256"):
+        rows.append(("", f"sha256 {data['sha256']}"))
+    if result.get("seconds") is not None:
+        rows.append(("training", f"{duration(result['seconds'])}, {number(result.get('steps_per_second'))} steps/s"))
+    environment = record["environment"]
+    if environment:
+        rows.append(
+            ("machine", f"{environment.get('machine', '?')}, {record['config'].get('threads', '?')} threads, Python "
+                        f"{environment.get('python', '?')}, NumPy {environment.get('numpy', '?')}")
+        )  # fmt: skip
+    kept = record["checkpoints"]
+    if kept:
+        steps = ", ".join(number(c["step"]) for c in kept)
+        rows.append(("checkpoints", f"step {steps} ({size(kept[-1]['bytes'])} each)"))
+    if record["figures"]:
+        rows.append(("figures", f"{len(record['figures'])} in {record['run']}/figures"))
+    if record["status"] in ("stopped", "interrupted", "failed"):
+        rows.append(("next", f"aevb-engine resume {place}"))
+    return rows
+
+
+def _status(record: dict[str, Any]) -> str:
+    step, total = record["step"], record["total_steps"]
+    at = f", step {number(step)}" + (f" of {number(total)}" if total else "") if step is not None else ""
+    again = f", resumed from step {number(record['resumed_from'])}" if record["resumed_from"] is not None else ""
+    return f"{record['status']}{at}{again}, begun {str(record['created'])[:19].replace('T', ' ')} UTC"
+
+
+def _curve(record: dict[str, Any]) -> str:
+    """The held-out bound as a line of blocks and a few rows of a table."""
+    columns, rows = record["evaluations"]["columns"], record["evaluations"]["rows"]
+    if not rows:
+        return ""
+    label = "validation" if record["held_out"] == "validation" else "test, display only"
+    places = [columns.index(c) for c in EVALUATIONS if c in columns]
+    bounds = [row[columns.index("bound")] for row in rows]
+    last = len(rows) - 1
+    chosen = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)}) if last >= ROWS else range(len(rows))
+    shown = [[number(int(rows[i][0])), *(number(rows[i][p]) for p in places[1:])] for i in chosen]
+    title = f"held-out bound ({label}), {len(rows)} evaluations  {sparkline(bounds)}".rstrip()
+    body = table([columns[p] for p in places], shown, right=range(len(places)))
+    return title + "\n" + "\n".join(f"  {line}" for line in body.splitlines())

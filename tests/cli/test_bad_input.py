@@ -1,0 +1,184 @@
+"""Bad input: one line with the value and the mend, the exit code of its kind, nothing left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+FLAGS = [
+    (("--decoder", "bernouli"), "did you mean 'bernoulli'?"),
+    (("--optimizer", "adma"), "did you mean 'adam'?"),
+    (("--dataset", "glyhps"), "did you mean 'glyphs'?"),
+    (("--objective", "elbow"), "did you mean 'elbo'?"),
+    (("--activation", "tanhh"), "tanh"),
+    (("--lrr", "1"), "--lr"),
+    (("--binarize", "grey"), "--binarize"),
+    (("--lr", "-1"), "--lr -1"),
+    (("--lr", "nan"), "--lr nan"),
+    (("--lr", "inf"), "--lr inf"),
+    (("--lr", "abc"), "--lr"),
+    (("--weight-decay", "nan"), "--weight-decay nan"),
+    (("--validation", "1"), "--validation 1"),
+    (("--validation", "nan"), "--validation nan"),
+    (("--steps", "0"), "--steps 0"),
+    (("--steps", "-5"), "--steps -5"),
+    (("--steps", "1e3"), "--steps"),
+    (("--epochs", "nan"), "--epochs nan"),
+    (("--epochs", "1", "--steps", "1"), "exclude each other"),
+    (("--hidden", "20,x"), "--hidden 20,x"),
+    (("--hidden", "20,,20"), "--hidden 20,,20"),
+    (("--hidden", "-3"), "--hidden -3"),
+    (("--hidden", "0"), "--hidden 0"),
+    (("--seed", "-1"), "--seed -1"),
+    (("--batch-size", "301"), "--batch-size 301"),
+    (("--lr-schedule", "expontial:0.5"), "did you mean 'exponential'?"),
+    (("--binarize", "static"), "already binary"),
+    (("-o", "decoder"), "decoder.KEY=VALUE"),
+    (("-o", "decodr.mean=1"), "did you mean 'decoder'?"),
+    (("-o", "optimizer.betta1=1"), "betta1"),
+    (("-o", "dataset.train=many"), "dataset.train"),
+    (("-o", "dataset.train=0"), "dataset.train"),
+    (("--config", "missing.toml"), "missing.toml"),
+    (("surplus",), "surplus"),
+]
+
+
+@pytest.mark.parametrize(("args", "words"), FLAGS, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+def test_bad_flags(one_error, small, args, words):
+    assert words in one_error(2, "run", *small, *args)
+
+
+FILES = [
+    ("lr = -1", "--lr -1"),
+    ("lr = nan", "--lr nan"),
+    ("learning-rate = 1", "unknown key 'learning-rate'"),
+    ("latent_dims = 1", "did you mean 'latent_dim'?"),
+    ("steps = 2.5", "steps"),
+    ("steps = true", "steps"),
+    ("seed = [1]", "seed"),
+    ('binarize = "grey"', "binarize"),
+    ('optimizer = "adma"', "did you mean 'adam'?"),
+    ('dataset = "glyhps"', "did you mean 'glyphs'?"),
+    ('objective = "elbow"', "did you mean 'elbo'?"),
+    ('lr-schedule = "x"', "--lr-schedule x"),
+    ('optimizer = "adam"\n[optimizer-options]\nbetta1 = 1', "betta1"),
+    ("optimizer-options = 3", "a table of options"),
+    ("epochs = 1\nsteps = 1", "exclude each other"),
+    ("lr = = 1", "not TOML"),
+    ("\udcff", "not TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), FILES)
+def test_bad_files(one_error, text, words):
+    Path("c.toml").write_bytes(text.encode(errors="surrogateescape"))
+    line = one_error(3, "run", "--config", "c.toml")
+    assert words in line
+    assert "c.toml" in line
+
+
+def test_a_folder_is_no_configuration_file(one_error, tmp_path):
+    assert "cannot be read" in one_error(3, "run", "--config", str(tmp_path))
+
+
+def test_misspelt_variable(one_error, monkeypatch):
+    monkeypatch.setenv("AEVB_RUN_LATENT_DIMS", "3")
+    assert "did you mean 'AEVB_RUN_LATENT_DIM'?" in one_error(2, "run")
+
+
+def test_bad_variable(one_error, monkeypatch):
+    monkeypatch.setenv("AEVB_RUN_LR", "fast")
+    assert "--lr" in one_error(2, "run")
+
+
+def test_grey_data_under_a_binary_decoder(one_error):
+    assert "binar" in one_error(3, "run", "--dataset", "faces", "--decoder", "bernoulli", "-o", "dataset.train=50")
+
+
+def test_missing_file_without_download(one_error):
+    line = one_error(3, "run", "--dataset", "mnist", "--offline")
+    assert "--offline" in line
+    assert "https://" in line
+
+
+def test_data_dir_that_is_a_file(one_error):
+    Path("file").touch()
+    assert "--data-dir" in one_error(3, "run", "--dataset", "mnist", "--data-dir", "file")
+
+
+def test_gpu_that_is_not_there(call, small):
+    result = call("run", *small, "--steps", "1", "--backend", "gpu", "--no-figures")
+    if result.exit_code != 0:  # a machine with a device may go on
+        assert result.exit_code == 5
+        assert len(result.stderr.splitlines()) == 1
+        assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_existing_output(one_error, small, kind):
+    place = Path("there")
+    if kind == "file":
+        place.touch()
+    else:
+        place.mkdir()
+        (place / "precious").touch()
+    assert "there exists" in one_error(2, "run", *small, "--output", "there", "--quiet")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unwritable for root")
+def test_unwritable_output(one_error, small):
+    Path("locked").mkdir(mode=0o500)
+    assert "locked" in one_error(74, "run", *small, "--output", "locked/run", "--quiet")
+
+
+def test_output_below_a_file(one_error, small):
+    Path("file").touch()
+    one_error(74, "run", *small, "--output", "file/run", "--quiet")
+
+
+def test_output_with_a_null_byte_or_too_long(one_error, small):
+    assert "not a path" in one_error(2, "run", *small, "--output", "a\0b", "--quiet")
+    assert "not a path" in one_error(2, "run", *small, "--output", "x" * 300, "--quiet")
+
+
+def test_too_large_a_model_is_one_line(call, small):
+    result = call("run", *small, "--latent-dim", str(10**12), "--no-figures")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: not enough memory")
+    assert len(result.stderr.splitlines()) == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_names_with_control_characters_stay_in_one_line(one_error, small):
+    assert "\x1b" not in one_error(2, "run", *small, "--decoder", "a\nb\x1b[31mc")
+
+
+@pytest.mark.parametrize(
+    ("code", "args", "words"),
+    [
+        (2, ("rnu",), "did you mean 'run'?"),
+        (2, ("plugins", "lst"), "did you mean 'list'?"),
+        (2, ("plugins", "show", "decodr", "x"), "did you mean 'decoder'?"),
+        (2, ("plugins", "show", "decoder", "gausian"), "did you mean 'gaussian'?"),
+        (2, ("datasets", "show", "mnits"), "did you mean 'mnist'?"),
+        (2, ("--verson",), "--version"),
+        (2, ("resume",), "RUN"),
+        (2, ("resume", "nowhere"), "no run nowhere"),
+        (2, ("show", "latest"), "start one with"),
+        (2, ("show", "latest", "--jsn"), "--json"),
+    ],
+)
+def test_other_commands(one_error, code, args, words):
+    assert words in one_error(code, *args)
+
+
+def test_a_folder_without_record_is_no_run(one_error):
+    Path("plain").mkdir()
+    assert "run.json" in one_error(4, "show", "plain")
+    assert "run.json" in one_error(4, "resume", "plain")
+
+
+def test_damaged_record(one_error, train):
+    Path(train("--output", "r")["run"], "run.json").write_text("{")
+    assert "damaged" in one_error(4, "show", "r")
+    assert "damaged" in one_error(4, "resume", "r")

@@ -1,0 +1,123 @@
+"""``datasets``, ``plugins`` and ``doctor``."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+
+def test_datasets_list_says_where_files_are(call, monkeypatch):
+    Path("data/mnist").mkdir(parents=True)
+    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        Path(f"data/mnist/{stem}-ubyte").touch()  # found, not read
+    result = call("datasets", "list", "--data-dir", "data")
+    assert result.exit_code == 0, result.stderr
+    assert "found in data/mnist" in result.stdout
+    assert "would be downloaded to data/frey" in result.stdout
+    monkeypatch.setenv("AEVB_DATA_DIR", "data")
+    entries = json.loads(call("datasets", "list", "--json").stdout)["datasets"]
+    by_name = {e["name"]: e for e in entries}
+    assert {"glyphs", "faces", "mnist", "freyfaces", "simulated-binary", "simulated-normal"} <= by_name.keys()
+    assert by_name["glyphs"]["files"] == []
+    assert all(f["path"] for f in by_name["mnist"]["files"])
+    assert by_name["freyfaces"]["files"][0]["path"] is None
+
+
+def test_datasets_show(call):
+    result = call("datasets", "show", "simulated-binary")
+    assert "-o dataset.train" in result.stdout
+    assert "int, default 1000" in result.stdout
+    assert "https://" in call("datasets", "show", "mnist").stdout
+    assert json.loads(call("datasets", "show", "mnist", "--json").stdout)["files"][0]["sha256"]
+
+
+def test_datasets_fetch_of_what_needs_no_files(call):
+    result = call("datasets", "fetch", "simulated-normal")
+    assert (result.exit_code, result.stdout) == (0, "simulated-normal needs no files\n")
+
+
+def test_datasets_fetch_of_a_damaged_file(one_error):
+    Path("data").mkdir()
+    Path("data/train-images-idx3-ubyte").write_bytes(b"no images")
+    assert "replace or remove" in one_error(3, "datasets", "fetch", "mnist", "--data-dir", "data", "--quiet")
+
+
+def test_plugins_list(call):
+    result = call("plugins", "list")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0].split() == ["kind", "name", "distribution", "version", "target"]
+    found = json.loads(call("plugins", "list", "--json").stdout)["plugins"]
+    assert {(p["kind"], p["name"]) for p in found} >= {("decoder", "gaussian"), ("optimizer", "adam")}
+    assert all(p["error"] is None for p in found if p["distribution"] == "aevb-engine")
+
+
+def test_plugins_show(call):
+    result = call("plugins", "show", "optimizer", "adam")
+    assert "aevb_plugins.optimizers.adam:Adam" in result.stdout
+    assert "-o optimizer." in result.stdout
+    assert json.loads(call("plugins", "show", "decoder", "gaussian", "--json").stdout)["options"]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("raise RuntimeError('half\\ninstalled')", "RuntimeError: half installed"),
+        ("import no_such_module", "no_such_module"),
+        ("x = (", "SyntaxError"),
+        ("Broken = 3", "not callable"),
+        ("", "Broken"),
+        ("raise SystemExit(3)", "SystemExit"),
+    ],
+)
+def test_broken_plugin_is_listed_with_its_reason(process, plugin, source, words):
+    site = plugin({"decoders": {"broken": "thirdparty:Broken"}, "datasets": {"broken": "thirdparty:Broken"}}, source)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    listed = process("plugins", "list", env=environment)
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stderr == ""
+    assert words in listed.stdout
+    assert "thirdparty" in listed.stdout
+    assert "gaussian" in listed.stdout
+
+
+def test_broken_plugin_breaks_only_itself(process, plugin, small):
+    site = plugin({"decoders": {"broken": "thirdparty:Broken"}, "datasets": {"broken": "thirdparty:Broken"}}, "1 / 0")
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    assert "broken: dataset plugin" in process("datasets", "list", env=environment).stdout
+    used = process("run", *small, "--decoder", "broken", env=environment)
+    assert (used.returncode, used.stdout, len(used.stderr.splitlines())) == (5, "", 1)
+    other = process("run", *small, "--steps", "5", "--json", "--no-figures", env=environment)
+    assert other.returncode == 0
+
+
+def test_two_plugins_of_one_name(process, plugin):
+    site = plugin({"decoders": {"bernoulli": "thirdparty:Mine"}}, "class Mine: pass")
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    listed = process("plugins", "list", env=environment)
+    assert listed.returncode == 0
+    assert listed.stdout.count("uninstall one of them") == 2
+    assert process("plugins", "show", "decoder", "gaussian", env=environment).returncode == 0
+    assert process("plugins", "show", "decoder", "bernoulli", env=environment).returncode == 5
+
+
+def test_doctor(call, monkeypatch):
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    result = call("doctor")
+    assert result.exit_code == 0, result.stderr
+    for words in ("aevb-engine", "Python", "numpy", "BLAS", "threads", "GPU", "data folder", "free"):
+        assert words in result.stdout
+    assert "warning" not in result.stdout
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    record = json.loads(call("doctor", "--json").stdout)
+    assert "halve the speed" in record["warnings"][0]
+    assert record["gpu"]["usable"] is (record["gpu"]["reasons"] == [])
+    assert record["threads"] >= 1
+
+
+def test_doctor_survives_a_gpu_probe_that_crashes(call, monkeypatch):
+    import aevb_cli.doctor as doctor
+
+    monkeypatch.setattr(doctor, "PROBE", "import os; os.abort()")
+    assert "looking for a GPU crashed" in call("doctor").stdout

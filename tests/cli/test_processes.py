@@ -1,0 +1,269 @@
+"""Real processes: both entry points, streams, signals, kills, terminals, full disks."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aevb_engine.experiment.checkpoint import CheckpointStore
+from aevb_engine.experiment.log import read
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and pseudo-terminals of POSIX")
+DATA = ("--dataset", "simulated-binary", "-o", "dataset.train=300", "-o", "dataset.test=100", "--no-figures")
+STEPS = 5000
+
+
+def long(*args: str) -> tuple[str, ...]:
+    """A run of some seconds: enough for a checkpoint before its end."""
+    return ("run", *DATA, "--hidden", "60", "--threads", "1", "--steps", str(STEPS), *args)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Folder of the run that resumed ones must equal."""
+    place = tmp_path_factory.mktemp("reference") / "run"
+    command = [sys.executable, "-m", "aevb_engine", *long("--quiet", "--output", str(place))]
+    subprocess.run(command, check=True, timeout=100)
+    return place
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Parameters, optimizer state and every logged row agree to the bit."""
+    first, second = (CheckpointStore(p / "checkpoints").newest() for p in (one, other))
+    assert first.step == second.step == STEPS
+    assert first.arrays.keys() == second.arrays.keys()
+    for name in first.arrays:
+        assert np.array_equal(first.arrays[name], second.arrays[name]), name
+    for name, (columns, rows) in read(one / "metrics.h5").items():
+        assert (columns, rows.tobytes()) == (read(other / "metrics.h5")[name][0], read(other / "metrics.h5")[name][1].tobytes())
+
+
+def await_line(child, words: str) -> None:
+    for line in child.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"no {words!r} before the end ({child.wait()})")
+
+
+def await_checkpoint(folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not list(folder.glob("checkpoints/ckpt-*.h5")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_installed_script():
+    script = shutil.which("aevb-engine", path=Path(sys.executable).parent)
+    assert script is not None, "the package is not installed with its script"
+    command = [script, "run", *DATA, "--steps", "5", "--json"]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(child.stdout)["steps"] == 5
+    assert "\x1b" not in child.stderr
+    bad = subprocess.run([script, "run", "--lr", "-1"], capture_output=True, text=True, timeout=60, check=False)
+    assert (bad.returncode, bad.stdout, len(bad.stderr.splitlines())) == (2, "", 1)
+
+
+def test_lines_every_few_seconds_without_a_terminal(spawn, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    code = "import aevb_cli.display as d; d.LINE_SECONDS = 0.3; from aevb_cli.main import main; main()"
+    command = [sys.executable, "-c", code, *long("--steps", "1500")]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    lines = [line for line in child.stderr.splitlines() if line.startswith("step ")]
+    assert len(lines) >= 2
+    assert "steps/s" in lines[-2]
+    assert " left" in lines[0]
+    assert "\x1b" not in child.stderr
+    assert "\r" not in child.stderr
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_stops_and_resume_equals_an_uninterrupted_run(spawn, process, uninterrupted, number):
+    child = spawn(*long("--output", "my run", "--json"))
+    await_line(child, "run folder")
+    time.sleep(0.3)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == 75
+    assert out == ""
+    assert err.splitlines()[-1].endswith("go on with: aevb-engine resume 'my run'")
+    assert json.loads(process("show", "my run", "--json").stdout)["status"] == "stopped"
+    resumed = process("resume", "my run", "--exact", "--json", "--no-figures")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["steps"] == STEPS
+    assert_same(Path("my run"), uninterrupted)
+
+
+@posix
+def test_resume_after_a_kill_equals_an_uninterrupted_run(spawn, process, uninterrupted):
+    child = spawn(*long("--quiet", "--output", "r"))
+    await_checkpoint(Path("r"))
+    child.kill()
+    child.communicate()
+    shown = process("show", "r")
+    assert shown.returncode == 0
+    assert "interrupted" in shown.stdout
+    assert "aevb-engine resume r" in shown.stdout
+    resumed = process("resume", "r", "--quiet", "--no-figures")
+    assert (resumed.returncode, resumed.stdout, resumed.stderr) == (0, "", "")
+    assert_same(Path("r"), uninterrupted)
+
+
+@posix
+def test_resume_of_a_run_killed_before_its_first_checkpoint(spawn, process):
+    child = spawn("run", *DATA, "--steps", "100000", "--output", "r")
+    await_line(child, "run folder")
+    child.kill()
+    child.communicate()
+    if list(Path("r/checkpoints").iterdir()):
+        pytest.skip("a checkpoint was faster than the kill")
+    other = spawn("resume", "r")
+    await_line(other, "run folder")
+    other.send_signal(signal.SIGINT)
+    other.communicate(timeout=30)
+    assert other.returncode == 75
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_second_signal_leaves_at_once(spawn, process, number, code, tmp_path):
+    # A step that never ends: the first signal alone would wait for it for ever.
+    source = (
+        "import time, aevb_engine.training.loop as loop\n"
+        "from aevb_engine.training.trainer import Trainer\n"
+        "Trainer.advance = lambda self, steps: time.sleep(100)\n"
+        "from aevb_cli.main import main\nmain()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", source, *long("--output", "r")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        await_line(child, "run folder")
+        time.sleep(0.2)
+        child.send_signal(number)
+        await_line(child, "once more to leave at once")
+        child.send_signal(number)
+        out, err = child.communicate(timeout=10)
+    finally:
+        child.kill()
+    assert (child.returncode, out) == (code, "")
+    assert "aevb-engine resume r" in err
+
+
+@posix
+def test_signal_while_the_data_are_loaded_leaves_nothing(spawn):
+    child = spawn("run", "--dataset", "glyphs", "-o", "dataset.train=300000", "--json")
+    time.sleep(1.5)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out) == (130, "")
+    assert "no run was begun" in err
+    assert not Path("runs").exists()
+
+
+def test_handlers_are_restored(call, small):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert call("run", *small, "--steps", "5", "--quiet", "--no-figures").exit_code == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@posix
+def test_a_run_in_use_cannot_be_resumed(spawn, one_error):
+    child = spawn("run", *DATA, "--steps", "100000", "--output", "r")
+    await_line(child, "run folder")
+    # The run itself goes on writing meanwhile, so only the error is looked at.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rglob", lambda *_: [])
+        assert "in use" in one_error(74, "resume", "r", "--quiet")
+
+
+def test_exact_refuses_other_libraries(call, train, one_error):
+    record = Path(train("--output", "r")["run"], "run.json")
+    record.write_text(record.read_text().replace('"numpy": "', '"numpy": "0.'))
+    assert "not bit-identical" in one_error(4, "resume", "r", "--exact", "--quiet")
+    result = call("resume", "r", "--no-figures")
+    assert result.exit_code == 0
+    assert "warning: resume is correct but not bit-identical" in result.stderr
+
+
+@posix
+def test_live_display_on_a_terminal(terminal):
+    shown = terminal(*long("--steps", "3000", "--validation", "0.2"))
+    assert shown.code == 0
+    assert "\x1b[?25l" in shown.output
+    assert shown.output.count("\x1b[?25h") >= 1  # the cursor is back
+    for words in ("steps/s", " left", "validation -", "bound "):
+        assert words in shown.output
+
+
+@posix
+@pytest.mark.parametrize("columns", [1, 12, 30])
+def test_narrow_terminal(terminal, columns):
+    shown = terminal(*long("--steps", "1000"), columns=columns)
+    assert shown.code == 0
+    assert "Traceback" not in shown.output
+
+
+@posix
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_no_codes_where_they_are_not_wanted(terminal, env):
+    shown = terminal(*long("--steps", "200"), **env)
+    assert shown.code == 0
+    assert "\x1b" not in shown.output
+
+
+@posix
+def test_reader_that_closes_early(process):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    child = process("plugins", "list", capture_output=False, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_stdout(process):
+    with open("/dev/full", "w") as full:
+        child = process("plugins", "list", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert child.returncode == 74
+    assert len(child.stderr.splitlines()) == 1
+
+
+@posix
+@pytest.mark.parametrize("limit", [100, 3000, 6000])
+def test_full_disk_at_the_start_leaves_no_folder(limit, small):
+    assert _limited(limit, "run", *small, "--steps", "20", "--quiet", "--no-figures") == 74
+    assert not Path("runs").exists() or list(Path("runs").iterdir()) == []
+
+
+@posix
+def test_full_disk_at_a_checkpoint_is_one_line_and_the_run_is_readable(process):
+    assert _limited(60_000, "run", *DATA, "--steps", "20", "--output", "r") == 74
+    assert "failed" in process("show", "r").stdout
+
+
+def _limited(limit: int, *args: str) -> int:
+    """Exit code of a process that cannot write files larger than ``limit`` bytes; its last line is the error."""
+    import resource
+
+    child = subprocess.run(
+        [sys.executable, "-B", "-m", "aevb_engine", *args], capture_output=True, text=True, timeout=60, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert child.stderr.splitlines()[-1].startswith("error: cannot ")
+    assert "Traceback" not in child.stderr
+    return child.returncode
+
+
+def test_ascii_output(process, train):
+    train("--output", "r", "--eval-every", "5")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    shown = process("show", "r", env=environment)
+    assert shown.returncode == 0, shown.stderr

@@ -1,0 +1,120 @@
+"""``run``: its object, its summary, what it leaves, and which value of an option counts."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from aevb_cli.run import OPTIONS
+from aevb_engine.experiment.config import RunConfig
+
+FIELDS = {
+    "schema", "run", "status", "backend", "device", "dataset", "binarize", "decoder", "optimizer", "objective", "seed",
+    "parameters", "steps", "epochs", "seconds", "steps_per_second", "train_bound", "test_bound", "test_reconstruction",
+    "test_kl", "best_step", "warnings",
+}  # fmt: skip
+
+
+def test_json_is_one_object_with_the_fields_of_the_contract(call, small):
+    result = call("run", *small, "--steps", "40", "--json", "--no-figures")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record.keys() >= FIELDS
+    assert (record["status"], record["steps"], record["dataset"]) == ("done", 40, "simulated-binary")
+    assert record["test_bound"] == pytest.approx(record["test_reconstruction"] - record["test_kl"])
+    assert "step 40/40" in result.stderr
+    assert Path(record["run"], "run.json").is_file()
+
+
+def test_summary_goes_to_stdout_and_progress_to_stderr(call, small):
+    result = call("run", *small, "--steps", "40", "--no-figures", "--output", "my run")
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"^bound +train -\d+\.\d\d +test -\d+\.\d\d", result.stdout)
+    assert "= reconstruction" in result.stdout
+    assert "aevb-engine show 'my run'" in result.stdout
+    assert "test (display only)" in result.stderr
+    assert "step" not in result.stdout.replace("steps", "")
+
+
+def test_quiet_says_nothing(call, small):
+    result = call("run", *small, "--steps", "10", "--quiet", "--no-figures")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_verbose_shows_every_evaluation_and_the_configuration(call, small):
+    result = call("run", *small, "--steps", "20", "--eval-every", "5", "-v", "--no-figures")
+    assert [f"step {s}/20" in result.stderr for s in (5, 10, 15, 20)] == [True] * 4
+    assert "latent-dim=2" in result.stderr
+
+
+def test_validation_bound_is_not_called_display_only(call, small):
+    result = call("run", *small, "--steps", "10", "--validation", "0.2", "--batch-size", "50", "--no-figures")
+    assert "validation -" in result.stderr
+    assert "display only" not in result.stderr
+
+
+def test_figures_that_cannot_be_drawn_are_a_warning(call, small, monkeypatch):
+    figures = pytest.importorskip("aevb_engine.experiment.figures")
+
+    def draw(*_):
+        raise RuntimeError("no\nfonts")
+
+    monkeypatch.setattr(figures, "draw", draw)
+    result = call("run", *small, "--steps", "10", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["warnings"] == ["the figures could not be drawn (RuntimeError: no fonts)"]
+    assert "warning: the figures could not be drawn" in result.stderr
+
+
+def test_figures_are_named_in_the_summary(call, small, monkeypatch):
+    figures = pytest.importorskip("aevb_engine.experiment.figures")
+    monkeypatch.setattr(figures, "draw", lambda folder, *_: [folder.figures / f for f in ("a.png", "overview.png")])
+    result = call("run", *small, "--steps", "10")
+    assert re.search(r"^figures +runs/.*/figures/overview.png and 1 more$", result.stdout, re.MULTILINE)
+
+
+def test_hidden_may_be_empty(train):
+    one = train("--hidden", "none")["parameters"]
+    assert train("--hidden", "")["parameters"] == one
+    assert train("--hidden", "20,10")["parameters"] > one
+
+
+def test_precedence_is_file_then_environment_then_flags(train, monkeypatch):
+    Path("c.toml").write_text('latent-dim = 3\nseed = 7\nhidden = [5]\noptimizer = "adagrad"\n')
+    config = lambda *args: json.loads(Path(train("--config", "c.toml", *args)["run"], "run.json").read_text())["config"]  # noqa: E731
+    found = config()
+    assert (found["latent_dim"], found["seed"], found["optimizer"], found["lr"]) == (3, 7, "adagrad", 0.02)
+    assert found["hidden"] == [20]  # the flag
+    monkeypatch.setenv("AEVB_RUN_LATENT_DIM", "4")
+    monkeypatch.setenv("AEVB_RUN_SEED", "8")
+    monkeypatch.setenv("AEVB_DATA_DIR", "data")
+    found = config("--seed", "9")
+    assert (found["latent_dim"], found["seed"]) == (4, 9)
+    assert found["data_dir"] == str(Path("data").absolute())
+
+
+def test_plugin_options_of_file_and_flags_are_merged(call):
+    Path("c.toml").write_text('dataset = "simulated-binary"\nepochs = 3\n[dataset-options]\ntrain = 200\ntest = 50\n')
+    result = call("run", "--config", "c.toml", "-o", "dataset.test=60", "--steps", "5", "--json", "--no-figures")
+    assert result.exit_code == 0, result.stderr
+    assert "200 + 60 rows" in result.stderr
+    assert json.loads(result.stdout)["steps"] == 5  # a flag --steps beats epochs of the file
+
+
+def test_defaults_in_the_help_are_those_of_the_configuration():
+    defaults = RunConfig().as_dict()
+    for name, _, text, _ in OPTIONS:
+        key = name.lstrip("-").replace("-", "_")
+        found = re.search(r"\[([^\]]+)\]$", text)
+        value = defaults.get(key)
+        if value in (None, False) or key not in defaults:
+            continue
+        shown = ",".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if value == 0.0 else str(value)
+        assert found is not None, name
+        assert found[1] == shown, name
+
+
+def test_every_field_of_the_configuration_is_an_option():
+    names = {name.lstrip("-").replace("-", "_") for name, *_ in OPTIONS}
+    assert {f for f in RunConfig().as_dict() if not f.endswith("_options")} <= names

@@ -1,0 +1,140 @@
+"""Compile a CUDA text with g++ against shim.h and execute launches of it on NumPy arrays.
+
+    program = compile_text(module(sources, np.float32))
+    program.run(source.launch(x, y), schedule="shuffled")
+
+The parameter types are read from the text itself and each argument is held against them, so that a launch with a wrong
+order or width fails here as it would corrupt memory on a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aevb_engine.cuda.launch import HEAD, TYPES, Launch
+
+SCHEDULES = ("forward", "reverse", "shuffled")
+COMPILER = shutil.which("g++")
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-fno-exceptions", "-w")
+SANITIZE = ("-fsanitize=undefined", "-fno-sanitize=vptr")
+BARRIER = re.compile(r"\b(__syncthreads|__shfl\w*|__syncwarp)\b")
+SHIM = Path(__file__).with_name("shim.h")
+
+
+class Deadlock(AssertionError):
+    """Part of a block waits for what the rest never reaches."""
+
+
+class Program:
+    """A compiled text."""
+
+    def __init__(self, text: str, library: Path) -> None:
+        self.number = np.float64 if re.search(r"typedef\s+double\s+T\s*;", text) else np.float32
+        self.types = {m[1]: [_split(item) for item in m[2].split(",")] for m in HEAD.finditer(text)}
+        self._library = ctypes.CDLL(str(library))
+
+    def run(self, launch: Launch, schedule: str = "forward", seed: int = 1) -> None:
+        self.call(launch.name, launch.grid, launch.block, launch.args, schedule, seed)
+
+    def call(self, name: str, grid: Any, block: Any, args: Any, schedule: str = "forward", seed: int = 1) -> None:
+        """Execute one launch; TypeError where an argument is not what the text declares."""
+        types = self.types[name]
+        if len(types) != len(args):
+            raise TypeError(f"{name} takes {len(types)} arguments, not {len(args)}")
+        assert np.prod(block) <= 1024, "a block has at most 1024 threads"
+        assert max(grid[1:]) <= 65535, "grid y and z are at most 65535"
+        held = [self._held(name, kind, value) for kind, value in zip(types, args, strict=True)]
+        pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(h) for h in held))
+        sizes = [(ctypes.c_uint * 3)(*(int(v) for v in dim)) for dim in (grid, block)]
+        run = getattr(self._library, f"shim_run_{name}")
+        if run(pointers, *sizes, SCHEDULES.index(schedule), ctypes.c_uint64(seed)):
+            raise Deadlock(f"{name}: a barrier or shuffle that not every thread reaches")
+
+    def _held(self, name: str, kind: tuple[str, bool, str], value: Any) -> Any:
+        base, pointer, parameter = kind
+        wanted = np.dtype(self.number if base == "T" else TYPES[base])
+        if np.dtype(getattr(value, "dtype", object)) != wanted:
+            raise TypeError(f"{name}: {parameter} is {getattr(value, 'dtype', type(value))}, not {wanted}")
+        if pointer:
+            return ctypes.c_void_p(value.ctypes.data)
+        if not isinstance(value, np.generic):
+            raise TypeError(f"{name}: {parameter} must be a NumPy scalar")
+        return np.ctypeslib.as_ctypes_type(wanted)(value.item())
+
+
+def _split(item: str) -> tuple[str, bool, str]:
+    match = re.fullmatch(r"\s*(?:const )?([a-zA-Z ]+?)\s*(\*?) ?(\w+)\s*", item)
+    assert match is not None, item
+    return match[1], bool(match[2]), match[3]
+
+
+@cache
+def folder() -> Path:
+    """Compiled texts are kept by content: a second run of the tests compiles nothing."""
+    path = Path(tempfile.gettempdir()) / f"aevb-cuda-on-cpu-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    assert path.stat().st_uid == os.getuid(), f"{path} belongs to somebody else"
+    return path
+
+
+def compile_text(text: str, sanitize: bool = False) -> Program:
+    """A program from a module's text; ``sanitize`` reports undefined behaviour on stderr as "runtime error"."""
+    assert COMPILER is not None
+    source = f'#include "{SHIM}"\n{text}\n{_entries(text)}'
+    flags = FLAGS + (SANITIZE if sanitize else ())
+    digest = hashlib.sha256("\0".join([*flags, source, SHIM.read_text(encoding="utf-8")]).encode()).hexdigest()[:24]
+    library = folder() / f"{digest}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder()) as work:
+            code, built = Path(work) / "text.cpp", Path(work) / "text.so"
+            code.write_text(source, encoding="utf-8")
+            done = subprocess.run([COMPILER, *flags, "-o", str(built), str(code)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[:4000]
+            built.replace(library)
+    return Program(text, library)
+
+
+def _entries(text: str) -> str:
+    """For each kernel a function that unpacks its arguments, and one that runs a grid of it."""
+    waiting = _cooperative(text)
+    out = []
+    for match in HEAD.finditer(text):
+        name = match[1]
+        types = [_split(item) for item in match[2].split(",")]
+        given = ", ".join(f"*({base}{'*' if ptr else ''}*)a[{i}]" for i, (base, ptr, _) in enumerate(types))
+        out.append(
+            f"static void shim_body_{name}(void** a) {{ {name}({given}); }}\n"
+            f'extern "C" int shim_run_{name}(void** args, const unsigned int* grid, const unsigned int* block,\n'
+            f"    int schedule, uint64_t seed)\n"
+            f"{{ return shim::run_grid(shim_body_{name}, args, grid, block, schedule, seed, "
+            f"{'true' if name in waiting else 'false'}); }}\n"
+        )
+    return "\n".join(out)
+
+
+def _cooperative(text: str) -> set[str]:
+    """The kernels that wait for one another's threads, themselves or in a device function they call."""
+    pieces = re.split(r'(?=^extern "C" |^template <|^__device__ )', text, flags=re.MULTILINE)
+    named: dict[str, str] = {}
+    for piece in pieces:
+        match = re.search(r"(\w+)\s*\(", HEAD.sub(r"\1(", piece) if HEAD.search(piece) else piece)
+        if match is not None:
+            named[match[1]] = piece
+    waiting = {name for name, piece in named.items() if BARRIER.search(piece)}
+    while True:
+        pattern = re.compile(rf"\b({'|'.join(waiting)})\b") if waiting else None
+        more = {n for n, piece in named.items() if pattern and n not in waiting and pattern.search(piece)}
+        if not more:
+            return waiting
+        waiting |= more
