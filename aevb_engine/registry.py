@@ -60,7 +60,7 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
         factory = named[0].load()
     except AevbError:
         raise
-    except Exception as error:  # a plugin may fail in any way; the user needs its name, not its traceback
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way; the user needs its name, no traceback
         raise BackendError(
             f"{kind} plugin '{name}' ({target}) cannot be imported: {type(error).__name__}: {error}; "
             "reinstall or uninstall it"

@@ -39,7 +39,7 @@ class Backend(Protocol):
 
 
 def choose(name: str, threads: int | None = None) -> tuple[Backend, str | None]:
-    """The backend called ``auto``, ``cpu`` or ``gpu``; under ``auto`` on the CPU also the reason why it is not the GPU."""
+    """The backend called ``auto``, ``cpu`` or ``gpu``; under ``auto`` on the CPU the reason too."""
     from aevb_engine.backend.numpy import NumpyBackend
 
     if name == "cpu":

@@ -139,7 +139,7 @@ def open_cupy() -> Any:
         cupy.RawModule(code='extern "C" __global__ void probe() {}', options=OPTIONS).get_function("probe")
     except (ImportError, RuntimeError) as error:
         raise BackendError(
-            f"backend gpu: a CUDA library is missing or fails ({_line(error)}); install CuPy with its libraries: {INSTALL}"
+            f"backend gpu: a CUDA library is missing or fails ({_line(error)}); install CuPy with them: {INSTALL}"
         ) from error
     return cupy
 

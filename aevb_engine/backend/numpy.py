@@ -20,6 +20,10 @@ import threadpoolctl
 from aevb_engine.backend.base import Call
 from aevb_engine.operation import Operation, Rows
 
+# Elements in the buffers through which NumPy passes broadcast, strided and converted operands: below 4 KiB each, where
+# the default of 8,192 would allocate tens of KiB in every call. Undone with the error state.
+BUFFER = 496
+
 
 class NumpyBackend:
     """NumPy on the CPU with ``threads`` workers (the calling thread is the first)."""
@@ -52,6 +56,7 @@ class NumpyBackend:
             self._workers.append(_Worker())
         # Overflow and invalid values are looked for by the trainer, by step; a warning a kernel would say less.
         with self._blas.limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
+            np.setbufsize(BUFFER)
             for _ in range(times):
                 for shares in phases:
                     busy = self._workers[: len(shares) - 1]
@@ -101,6 +106,7 @@ class _Worker:
 
     def _loop(self) -> None:
         with np.errstate(all="ignore"):
+            np.setbufsize(BUFFER)
             while True:
                 self._go.acquire()
                 if self._share is None:

@@ -62,6 +62,7 @@ class Source:
     shape: Shape
     parts: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
+    device: str = ""  # device functions of its own, that other kernels of a module may share
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:

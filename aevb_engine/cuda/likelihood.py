@@ -18,14 +18,15 @@ The shapes of heads are those of the array code: affine (B, L, D[, K]), per_dim 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aevb_engine.cuda.launch import Source, rows
 from aevb_engine.cuda.source import PREFIX, at, fill
-from aevb_engine.model.likelihood import Head, Likelihood
+
+if TYPE_CHECKING:
+    from aevb_engine.model.likelihood import Head, Likelihood
 
 KERNEL = """\
-namespace $space {
-$functions
-}
 extern "C" __global__ void __launch_bounds__(256) $name($parameters)
 {
     for (int index_l = blockIdx.y; index_l < size_l; index_l += gridDim.y)
@@ -47,17 +48,18 @@ extern "C" __global__ void __launch_bounds__(256) $name($parameters)
 """
 
 
-def likelihood(plugin: Likelihood, gradient: bool, bias: bool = False) -> Source:
+def likelihood(plugin: Likelihood, gradient: bool, bias: bool = False, label: str = "") -> Source:
     """The source for a plugin with CUDA text; TypeError without.
 
     Takes x (B, 1, D), each head, logp (B, L) and with ``gradient`` each dhead. With ``bias`` an affine head is the bare
     product, followed by its bias (D * K,): the kernel takes head = scale * (product + bias) (and stores it, for K > 1).
+    ``label`` tells two sets of options apart within one module.
     """
-    label = type(plugin).__name__.lower()
+    label = label or type(plugin).__name__.lower()
     if plugin.cuda is None:
         raise TypeError(f"likelihood {label} has no CUDA text")
     heads = list(enumerate(plugin.heads))
-    name = f"{PREFIX}{label}_log_prob{'_and_backward' if gradient else ''}"
+    name = f"{PREFIX}{label}_log_prob{'_and_backward' if gradient else ''}{'_of_product' if bias else ''}"
     parameters = ["const T* x_, int x_b, int x_d"]
     loads: list[str] = []
     for i, head in heads:
@@ -83,13 +85,13 @@ def likelihood(plugin: Likelihood, gradient: bool, bias: bool = False) -> Source
     values = {
         "space": label,
         "name": name,
-        "functions": plugin.cuda.strip("\n"),
         "parameters": ", ".join(parameters),
         "loads": "\n".join(loads),
         "given": ", ".join(["x", *(f"head{i}" for i, _ in heads)]),
         "backward": "\n".join(backward),
     }
-    return Source(name, fill(KERNEL, values), rows("bl", "d"), ("reduce.cuh",))
+    device = f"namespace {label} {{\n{plugin.cuda.strip()}\n}}\n"
+    return Source(name, fill(KERNEL, values), rows("bl", "d"), ("reduce.cuh",), device=device)
 
 
 def _letters(head: Head) -> str:

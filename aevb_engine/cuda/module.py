@@ -21,9 +21,10 @@ def read(file: str) -> str:
 
 
 def module(sources: Iterable[Source], dtype: Any) -> str:
-    """The sources behind one another, each shared text once, with ``T`` as float or double."""
+    """The sources behind one another, each shared text once before them, with ``T`` as float or double."""
     chosen = {s.name: s for s in sources}
     number = {"float32": "float", "float64": "double"}[np.dtype(dtype).name]
     wanted = {part for s in chosen.values() for part in s.parts}
     parts = [read(p) for p in PARTS if p in wanted]
-    return "\n".join([f"typedef {number} T;", *parts, *(s.text for s in chosen.values())])
+    own = dict.fromkeys(s.device for s in chosen.values() if s.device)
+    return "\n".join([f"typedef {number} T;", *parts, *own, *(s.text for s in chosen.values())])

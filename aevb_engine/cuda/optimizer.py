@@ -7,9 +7,13 @@ The contract of ``Optimizer.cuda``: statements on one parameter. ``grad`` (with 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aevb_engine.cuda.launch import Source, flat
 from aevb_engine.cuda.source import PREFIX, fill
-from aevb_engine.training.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from aevb_engine.training.optimizer import Optimizer
 
 KERNEL = """\
 extern "C" __global__ void __launch_bounds__(256) $name(
@@ -27,9 +31,12 @@ extern "C" __global__ void __launch_bounds__(256) $name(
 """
 
 
-def optimizer(plugin: Optimizer) -> Source:
-    """Takes grad, coef, decay (lambda / N), theta, then each state vector; ``grad`` is only read."""
-    label = type(plugin).__name__.lower()
+def optimizer(plugin: Optimizer, label: str = "") -> Source:
+    """Takes grad, coef, decay (lambda / N), theta, then each state vector; ``grad`` is only read.
+
+    ``label`` tells two sets of options apart within one module.
+    """
+    label = label or type(plugin).__name__.lower()
     if plugin.cuda is None:
         raise TypeError(f"optimizer {label} has no CUDA text")
     written = ["theta", *plugin.state]

@@ -183,6 +183,7 @@ def _train(
             until_converged=session.config.until_converged,
             listener=recorder,
         )
+        recorder.save(is_best=False)
     except Diverged as error:
         recorder.save(is_best=False)
         folder.update(status="diverged", error=str(error), step=session.trainer.step)
@@ -190,7 +191,6 @@ def _train(
     except AevbError as error:
         folder.update(status="failed", error=str(error), step=session.trainer.step)
         raise
-    recorder.save(is_best=False)
     if ended == "stopped":
         folder.update(status="stopped", step=session.trainer.step)
         raise Stopped(

@@ -19,10 +19,11 @@ def weigh(xp: Any, weight: Any, x: Any, y: Any) -> None:
     xp.multiply(x, weight[:, None], out=y)
 
 
-@kernel("weight: r, x: rc -> total: s+", cuda="total += weight * x;")
-def weighted_total(xp: Any, weight: Any, x: Any, total: Any) -> None:
+@kernel("weight: r, x: rc, sums: c~ -> total: s+", cuda="sums = weight * x; total += sums;")
+def weighted_total(xp: Any, weight: Any, x: Any, sums: Any, total: Any) -> None:
     """total = sum over rows and columns of weight * x: the gradient of one number shared by all columns."""
-    total[...] = xp.add.reduce(xp.matmul(weight, x))
+    xp.matmul(weight, x, out=sums)
+    xp.add.reduce(sums, out=total[0:1], keepdims=True)
 
 
 @kernel("x: rc -> y: rc!", cuda="y += x;")

@@ -151,17 +151,20 @@ class Decoder:
             elif head.source == "per_dim":
                 pieces.append(bias_gradient(parameters[f"decoder.{head.name}"], weights, dhead))
             else:
-                pieces.append(self._scalar_gradient(parameters, head, weights, dhead))
+                pieces.append(self._scalar_gradient(ws, parameters, head, weights, dhead))
         return pieces
 
-    def _scalar_gradient(self, parameters: Parameters, head: Head, weights: Buffer, dhead: Buffer) -> GradientPiece:
+    def _scalar_gradient(
+        self, ws: Workspace, parameters: Parameters, head: Head, weights: Buffer, dhead: Buffer
+    ) -> GradientPiece:
         """One number for all columns: the weighted sum of the whole gradient array."""
         parameter = parameters[f"decoder.{head.name}"]
+        sums = ws.table(f"d{head.name} by column", self.dim * head.group)
         return GradientPiece(
             parameter,
             1,
             dhead.array.size,
-            lambda lo, hi: operation(weighted_total, weights, dhead, parameter.grad),
+            lambda lo, hi: operation(weighted_total, weights, dhead, sums, parameter.grad),
         )
 
     # Buffers ------------------------------------------------------------------------------------------------

@@ -27,12 +27,23 @@ class Interrupted(AevbError):
         self.exit_code = 128 + number
 
 
+class Ended(Exception):
+    """Carries what click would not let through to the boundary."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(type(cause).__name__)
+        self.cause = cause
+
+
 def guarded(action: Callable[[], Any]) -> int:
     """Run a command; returns its exit code and never raises."""
     global debug
     debug = False
     try:
-        result = action()
+        try:
+            result = action()
+        except Ended as error:
+            raise error.cause from None
         if sys.stdout is not None:
             sys.stdout.flush()
         return result if isinstance(result, int) else 0  # click returns the code of --help and --version
@@ -67,14 +78,19 @@ def one_line(text: str) -> str:
 
 def warn(line: str) -> None:
     """One line on stderr."""
-    click.echo(f"warning: {one_line(line)}", err=True)
+    tell(f"warning: {one_line(line)}")
+
+
+def tell(line: str) -> None:
+    """A line on stderr, where that can be written: a reader that has gone does not end a run."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(line, err=True)
 
 
 def _fail(line: str, code: int, prefix: str = "error: ") -> int:
     if debug and sys.exception() is not None:
         traceback.print_exc()
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(prefix + one_line(line), err=True)
+    tell(prefix + one_line(line))
     return code
 
 

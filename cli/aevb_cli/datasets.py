@@ -12,7 +12,7 @@ import click
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option
-from aevb_cli.plugins import options_table, reason
+from aevb_cli.plugins import options_table
 from aevb_cli.signals import Interrupt
 from aevb_cli.text import echo_json, pairs
 from aevb_engine.errors import AevbError
@@ -46,8 +46,8 @@ def list_(data_dir: str | None, as_json: bool) -> None:
         try:
             factory = registry.load("dataset", plugin.name)
             entry |= {"summary": _summary(factory), "files": files(factory, data_dir)}
-        except (AevbError, SystemExit) as error:
-            entry |= {"summary": None, "files": [], "error": reason(error)}
+        except AevbError as error:
+            entry |= {"summary": None, "files": [], "error": one_line(str(error))}
         found.append(entry)
     if as_json:
         echo_json({"schema": 1, "datasets": found})

@@ -9,9 +9,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import click
-
-from aevb_cli.boundary import one_line, warn
+from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt, say
 from aevb_cli.text import duration, number, size
 
@@ -188,7 +186,7 @@ class PlainScreen(Screen):
 
     def _line(self, text: str) -> None:
         self._said = time.monotonic()
-        click.echo(text, err=True)
+        tell(text)
 
 
 def introduction(session: Session) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -44,7 +45,8 @@ class LiveScreen(Screen):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.live.stop()
+        with contextlib.suppress(OSError):  # a terminal that has gone does not end a run
+            self.live.stop()
 
     def leave(self) -> None:
         say(f"\r\n{SHOW_CURSOR}")
@@ -79,7 +81,8 @@ class LiveScreen(Screen):
         self.phase = "drawing"
 
     def _print(self, line: str, style: str = "dim") -> None:
-        self.console.print(Text(one_line(line), style=style), soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self.console.print(Text(one_line(line), style=style), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(options.max_width - 1, 1)
@@ -117,9 +120,7 @@ def _line(text: str, done: int, total: int | None, width: int) -> Any:
     if room < 5:
         return _fit([(part, "") for part in text.split("  ")], width)
     grid = Table.grid(padding=(0, 2, 0, 0))
-    bar = ProgressBar(
-        total=total or None, completed=done, width=room, pulse=not total, animation_time=time.monotonic()
-    )
+    bar = ProgressBar(total=total or None, completed=done, width=room, pulse=not total, animation_time=time.monotonic())
     grid.add_row(bar, Text(text, no_wrap=True))
     return grid
 

@@ -36,6 +36,12 @@ class Root(Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:  # before click ends the program in its own way
+            raise boundary.Ended(error) from error
+
     def main(
         self,
         args: Sequence[str] | None = None,

@@ -35,8 +35,8 @@ def list_(as_json: bool, verbose: bool) -> None:
             error = None
             try:
                 registry.load(kind, plugin.name)
-            except (AevbError, SystemExit) as problem:
-                error = reason(problem)
+            except AevbError as problem:
+                error = one_line(str(problem))
             found.append({**vars(plugin), "error": error})
     if as_json:
         echo_json({"schema": 1, "plugins": found})
@@ -90,10 +90,3 @@ def options_table(options: Mapping[str, inspect.Parameter]) -> list[dict[str, st
         }
         for name, parameter in options.items()
     ]  # fmt: skip
-
-
-def reason(error: BaseException) -> str:
-    """Why a plugin cannot be used, in one line."""
-    if isinstance(error, SystemExit):
-        return f"its import ends the program (SystemExit: {error.code})"
-    return one_line(str(error))

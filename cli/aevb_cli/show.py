@@ -86,9 +86,7 @@ def changed(config: dict[str, Any]) -> dict[str, Any]:
     from aevb_engine.experiment.config import RunConfig
 
     defaults = RunConfig().as_dict()
-    return {
-        key: value for key, value in config.items() if key in ("dataset", "decoder") or defaults.get(key) != value
-    }
+    return {key: value for key, value in config.items() if key in ("dataset", "decoder") or defaults.get(key) != value}
 
 
 def _checkpoints(folder: RunFolder, warnings: list[str]) -> tuple[list[dict[str, int]], dict[str, Any] | None]:

@@ -50,7 +50,7 @@ def test_bad_flags(one_error, small, args, words):
 
 FILES = [
     ("lr = -1", "--lr -1"),
-    ("lr = nan", "--lr nan"),
+    ("lr = nan", "lr=nan"),
     ("learning-rate = 1", "unknown key 'learning-rate'"),
     ("latent_dims = 1", "did you mean 'latent_dim'?"),
     ("steps = 2.5", "steps"),
@@ -92,7 +92,8 @@ def test_bad_variable(one_error, monkeypatch):
 
 
 def test_grey_data_under_a_binary_decoder(one_error):
-    assert "binar" in one_error(3, "run", "--dataset", "faces", "--decoder", "bernoulli", "-o", "dataset.train=50")
+    args = ("--dataset", "faces", "--decoder", "bernoulli", "-o", "dataset.train=50")
+    assert "needs 0 and 1" in one_error(3, "run", *args)
 
 
 def test_missing_file_without_download(one_error):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import aevb_engine.kernels
@@ -24,6 +26,8 @@ from aevb_plugins.optimizers.adam import Adam
 from aevb_plugins.optimizers.momentum import Momentum
 from aevb_plugins.optimizers.rmsprop import Rmsprop
 from aevb_plugins.optimizers.sgd import Sgd
+
+EXAMPLE = Path(__file__).parents[2] / "plugins/examples/aevb-laplace/aevb_laplace/__init__.py"
 
 
 @cache
@@ -88,8 +92,6 @@ __device__ void log_prob_backward(T x, const T* logits, T shift, const T* gain, 
 @cache
 def likelihoods() -> Mapping[str, Likelihood]:
     """Every plugin and every option that changes its text."""
-    raw = Gaussian(mean="linear")
-    raw.floor = 4.0  # as data of another unit have it
     found: dict[str, Likelihood] = {
         "bernoulli": Bernoulli(),
         "gaussian": Gaussian(mean="linear"),
@@ -98,10 +100,12 @@ def likelihoods() -> Mapping[str, Likelihood]:
         "gaussian without floor": Gaussian(mean="linear", variance="per_dim", min_logvar=None),
         "codes": Codes(),
     }
-    try:
-        found["laplace"] = importlib.import_module("aevb_laplace").Laplace()
-    except ModuleNotFoundError:  # the example plugin is a distribution of its own
-        pass
+    if EXAMPLE.exists():  # a distribution of its own, not always installed
+        spec = importlib.util.spec_from_file_location("aevb_laplace_example", EXAMPLE)
+        assert spec is not None and spec.loader is not None
+        example = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(example)
+        found["laplace"] = example.Laplace()
     return found
 
 
@@ -123,13 +127,15 @@ def engine() -> list[Source]:
     return [*(generate(k) for k in declared().values()), *handwritten.sources().values()]
 
 
-def of_likelihood(plugin: Likelihood) -> list[Source]:
-    return [likelihood(plugin, gradient) for gradient in (False, True)]
+def of_likelihood(name: str, gradient: bool, bias: bool = False) -> Source:
+    return likelihood(likelihoods()[name], gradient, bias, name.replace(" ", "_"))
 
 
-def modules() -> dict[str, list[Source]]:
-    """What is compiled together: options of one plugin share the names of their kernels."""
-    found = {"engine": engine()}
-    found |= {name: of_likelihood(plugin) for name, plugin in likelihoods().items()}
-    found |= {f"{name} with bias": [likelihood(p, True, True)] for name, p in likelihoods().items()}
-    return found | {name: [optimizer(plugin)] for name, plugin in optimizers().items()}
+def of_optimizer(name: str) -> Source:
+    return optimizer(optimizers()[name], name.replace(" ", "_"))
+
+
+def plugins() -> list[Source]:
+    """The kernels of the plugins, all options in one module."""
+    found = [of_likelihood(name, g, b) for name in likelihoods() for g in (False, True) for b in (False, True)]
+    return [*found, *(of_optimizer(name) for name in optimizers())]

@@ -10,9 +10,8 @@ import pytest
 
 from aevb_engine.cuda import module
 from aevb_engine.cuda.likelihood import likelihood
-from aevb_engine.cuda.optimizer import optimizer
 from aevb_engine.model.likelihood import Likelihood
-from tests.cuda_on_cpu.catalog import likelihoods, optimizers
+from tests.cuda_on_cpu.catalog import likelihoods, of_likelihood, of_optimizer, optimizers, plugins
 from tests.cuda_on_cpu.guard import Guarded, close
 from tests.cuda_on_cpu.runner import SCHEDULES, compile_text
 
@@ -62,9 +61,9 @@ def test_likelihood(name: str, shape: tuple[int, int, int], dtype: Any) -> None:
     plugin = likelihoods()[name]
     x, heads = _trial(plugin, shape, dtype)
     logp, dheads = _expected(plugin, x, heads, shape)
-    sources = [likelihood(plugin, gradient) for gradient in (False, True)]
+    sources = [of_likelihood(name, gradient) for gradient in (False, True)]
     for schedule in SCHEDULES:
-        program = compile_text(module(sources, dtype), sanitize=schedule == "reverse")
+        program = compile_text(module(plugins(), dtype), sanitize=schedule == "reverse")
         for source, gradient in zip(sources, (False, True), strict=True):
             held = [Guarded(a) for a in (x, *heads, np.full(shape[:2], np.nan, dtype))]
             held += [Guarded(np.full(d.shape, np.nan, dtype)) for d in dheads if gradient]
@@ -97,11 +96,11 @@ def test_likelihood_behind_a_product(name: str, dtype: Any) -> None:
             flat = product.astype(np.float64).reshape(*shape[:2], -1)
             heads[-1] = (head.scale * (flat + bias)).reshape(product.shape)
     logp, dheads = _expected(plugin, x, heads, shape)
-    source = likelihood(plugin, gradient=True, bias=True)
+    source = of_likelihood(name, gradient=True, bias=True)
     for schedule in SCHEDULES:
         out = [np.full(shape[:2], np.nan, dtype), *(np.full(d.shape, np.nan, dtype) for d in dheads)]
         held = [Guarded(a) for a in (x, *given, *out)]
-        program = compile_text(module([source], dtype), sanitize=schedule == "reverse")
+        program = compile_text(module(plugins(), dtype), sanitize=schedule == "reverse")
         program.run(source.launch(*(h.array for h in held)), schedule)
         for h, what in zip(held, source.accepts, strict=True):
             h.check(what)
@@ -115,10 +114,10 @@ def test_bernoulli_at_large_logits() -> None:
     """No overflow, and a gradient that is exactly 0 or 2 where the logit is certain."""
     a = np.array([[[-300, -40, -1, 0, 1, 40, 300]]], np.float32)
     plugin = likelihoods()["bernoulli"]
-    source = likelihood(plugin, gradient=True)
+    source = of_likelihood("bernoulli", gradient=True)
     for x in (np.zeros((1, 1, 7), np.float32), np.ones((1, 1, 7), np.float32)):
         logp, da = np.empty((1, 1), np.float32), np.empty_like(a)
-        compile_text(module([source], np.float32)).run(source.launch(x, a, logp, da))
+        compile_text(module(plugins(), np.float32)).run(source.launch(x, a, logp, da))
         expected, dheads = _expected(plugin, x, [a], (1, 1, 7))
         np.testing.assert_allclose(logp, expected, rtol=1e-6)
         np.testing.assert_allclose(da, dheads[0], atol=2e-7)
@@ -129,7 +128,7 @@ def test_bernoulli_at_large_logits() -> None:
 @pytest.mark.parametrize("name", optimizers())
 def test_optimizer(name: str, decay: float, dtype: Any) -> None:
     plugin = optimizers()[name]
-    source = optimizer(plugin)
+    source = of_optimizer(name)
     rng = np.random.default_rng(10)
     size = 1001
     theta, grad = rng.standard_normal((2, size)).astype(dtype)
@@ -141,7 +140,7 @@ def test_optimizer(name: str, decay: float, dtype: Any) -> None:
     for schedule in SCHEDULES:
         held = [Guarded(a) for a in (grad, coef, theta, *state)]
         g, c, *rest = (h.array for h in held)
-        program = compile_text(module([source], dtype), sanitize=schedule == "reverse")
+        program = compile_text(module(plugins(), dtype), sanitize=schedule == "reverse")
         program.run(source.launch(g, c, decay, *rest), schedule)
         for h in held:
             h.check(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -54,3 +55,18 @@ def test_relu_at_zero_has_slope_zero() -> None:
     h, dh = np.zeros((1, 2)), np.ones((1, 2))
     ACTIVATIONS["relu"][1](np, h, np.empty_like(h), dh)
     assert not dh.any()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_fused_with_the_bias_before_and_the_row_weight_after(name: str) -> None:
+    rng = np.random.default_rng(23)
+    module = importlib.import_module(f"aevb_engine.kernels.{name}")
+    pre, dh = rng.standard_normal((2, 7, 5))
+    bias, weight = rng.standard_normal(5), rng.standard_normal(7)
+    h = pre.copy()
+    getattr(module, f"bias_{name}")(np, bias, h)
+    np.testing.assert_allclose(h, _forward(name, pre + bias), rtol=1e-15)
+    direction = rng.standard_normal((7, 5))
+    numeric = (central_difference(lambda p: _forward(name, p + bias), pre, direction) * dh * weight[:, None]).sum()
+    getattr(module, f"weighted_{name}_backward")(np, weight, h, np.full_like(h, np.nan), dh)
+    assert (dh * direction).sum() == pytest.approx(numeric, rel=1e-8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aevb_engine.kernels.rows import add, scale, weigh
+from aevb_engine.kernels.rows import add, scale, weigh, weighted_total
 
 X = np.random.default_rng(3).standard_normal((4, 3))
 
@@ -28,3 +28,10 @@ def test_add() -> None:
     y = X.copy()
     add(np, X, y)
     assert (y == 2 * X).all()
+
+
+def test_weighted_total() -> None:
+    weight = np.array([1.0, -2.0, 0.0, 0.5])
+    total = np.full(1, np.nan)
+    weighted_total(np, weight, X, np.empty(3), total)
+    np.testing.assert_allclose(total, [(weight[:, None] * X).sum()], rtol=1e-14)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 GRID = 20  # images a side of the manifold
-MARKS = (-1.5, -1, -0.5, 0, 0.5, 1, 1.5)  # z on the axes of the manifold
+MARKS = (-1.5, -0.5, 0, 0.5, 1.5)  # z on the axes of the manifold
 CURVES = 10  # curves a side of the manifold of vectors
 TILE = 84  # pixels an image is enlarged to, at most
 VECTORS = 40  # rows of a heat map

@@ -1,0 +1,72 @@
+"""NVRTC through ctypes: compile a CUDA text for a device that is not there, and read what the assembler says of it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+# What CuPy passes for a RawModule; -v makes the assembler report registers and spills.
+OPTIONS = ("-ftz=true", "--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one kernel needs of a multiprocessor."""
+
+    registers: int
+    spills: int  # bytes stored and loaded
+    stack: int  # bytes of local memory
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The package ``nvidia-cuda-nvrtc``, or None."""
+    spec = importlib.util.find_spec("nvidia")
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    found = sorted(f for root in spec.submodule_search_locations for f in Path(root).glob("**/libnvrtc*.so*"))
+    builtins = [f for f in found if "builtins" in f.name and ".alt." not in f.name]
+    compilers = [f for f in found if "builtins" not in f.name and ".alt." not in f.name]
+    if not builtins or not compilers:
+        return None
+    ctypes.CDLL(str(builtins[-1]), ctypes.RTLD_GLOBAL)  # or the compiler looks for it on the system's path
+    return ctypes.CDLL(str(compilers[-1]))
+
+
+def compile_for(arch: str, text: str, options: Sequence[str] = OPTIONS) -> dict[str, Usage]:
+    """Compile for ``arch`` (sm_90, ...); the usage of each kernel. AssertionError with the compiler's words."""
+    nvrtc = library()
+    assert nvrtc is not None
+    program = ctypes.c_void_p()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"text.cu", 0, None, None) == 0
+    try:
+        given = [f"-arch={arch}".encode(), *(o.encode() for o in options)]
+        code = nvrtc.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*given))
+        size = ctypes.c_size_t()
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    words = log.value.decode(errors="replace")
+    assert code == 0, words[:4000]
+    assert "warning" not in words, words[:4000]
+    return usage(words)
+
+
+def usage(log: str) -> dict[str, Usage]:
+    """From the assembler's report."""
+    found = {}
+    for part in log.split("Compiling entry function '")[1:]:
+        stack, stores, loads = (
+            int(re.search(rf"(\d+) bytes {what}", part)[1])  # type: ignore[index]
+            for what in ("stack frame", "spill stores", "spill loads")
+        )
+        registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
+        found[part[: part.index("'")]] = Usage(registers, stores + loads, stack)
+    return found

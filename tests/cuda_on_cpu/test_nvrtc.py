@@ -1,0 +1,58 @@
+"""Every kernel text compiles for every generation of devices, without spills, within a limit of registers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aevb_engine.cuda import module
+from tests.cuda_on_cpu.catalog import engine, plugins
+from tests.cuda_on_cpu.nvrtc import compile_for, library
+
+REQUIRED = os.environ.get("AEVB_REQUIRE_NVRTC") == "1"
+pytestmark = [
+    pytest.mark.skipif(not REQUIRED and library() is None, reason="needs `pip install nvidia-cuda-nvrtc`"),
+    pytest.mark.timeout(300),
+]
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+# 64 registers: a block of 1024 threads still fits, and four of 256 do.
+LIMIT = {np.float32: 64, np.float64: 72}
+
+
+def test_the_compiler_is_there() -> None:
+    assert library() is not None, "AEVB_REQUIRE_NVRTC=1, and nvidia-cuda-nvrtc is not installed"
+
+
+@pytest.mark.parametrize("dtype", LIMIT)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("part", [engine, plugins])
+def test_every_kernel_compiles(part: Any, arch: str, dtype: Any) -> None:
+    sources = part()
+    used = compile_for(arch, module(sources, dtype))
+    assert set(used) == {s.name for s in sources}
+    for name, u in used.items():
+        assert u.spills == 0, f"{name}: {u.spills} bytes of spills"
+        assert u.stack == 0, f"{name}: {u.stack} bytes of local memory"
+        assert u.registers <= LIMIT[dtype], f"{name}: {u.registers} registers"
+
+
+def test_a_mistake_is_reported() -> None:
+    with pytest.raises(AssertionError, match="undefined"):
+        compile_for("sm_90", 'extern "C" __global__ void f(float* y) { y[0] = undefined_name; }')
+
+
+def test_spills_are_seen() -> None:
+    """The report is read rightly: a text made to spill does."""
+    text = """extern "C" __global__ void __launch_bounds__(1024, 2) f(const float* x, float* y) {
+    float v[96];
+    for (int i = 0; i < 96; i++) v[i] = x[i * 1024 + threadIdx.x];
+    for (int k = 0; k < 9; k++) for (int i = 0; i < 96; i++) v[i] = v[i] * v[(i * 7 + 5) % 96] + x[i];
+    for (int i = 0; i < 96; i++) y[i * 1024 + threadIdx.x] = v[i];
+}"""
+    used = compile_for("sm_90", text)["f"]
+    assert used.spills > 0
+    assert used.stack > 0
