@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(256) aevb_elbo_mc_bound(
 
 // L_k: bound = log 1/k sum_l w_l, w = e^(logp + prior - posterior), and the row weights factor * w_l / mean w (Burda,
 // Grosse & Salakhutdinov 2015, eq. 8 and 14); reconstruction and kl as for L^A.
-extern "C" __global__ void __launch_bounds__(256) aevb_iwae_bound(
+extern "C" __global__ void __launch_bounds__(256, 2) aevb_iwae_bound(
     const T* logp_, int logp_b, int logp_l, const T* prior_, int prior_b, int prior_l, const T* posterior_,
     int posterior_b, int posterior_l, T factor, T* weight_, int weight_b, int weight_l, T* reconstruction_,
     int reconstruction_b, T* kl_, int kl_b, T* bound_, int bound_b, int size_b, int size_l)

@@ -23,7 +23,7 @@ TYPES = {
     "long long": np.int64,
     "unsigned char": np.uint8,
 }
-HEAD = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)')
+HEAD = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\(([^)]*)\)')
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,35 @@ The shapes of heads are those of the array code: affine (B, L, D[, K]), per_dim 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 from aevb_engine.cuda.launch import Source, rows
 from aevb_engine.cuda.source import PREFIX, at, fill
 
-if TYPE_CHECKING:
-    from aevb_engine.model.likelihood import Head, Likelihood
+
+class Head(Protocol):
+    """What is read of a head (``aevb_engine.model.likelihood.Head``)."""
+
+    @property
+    def group(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def scale(self) -> float: ...
+
+
+class Likelihood(Protocol):
+    """What is read of a decoder plugin."""
+
+    @property
+    def cuda(self) -> str | None: ...
+    @property
+    def heads(self) -> Sequence[Head]: ...
+
 
 KERNEL = """\
-extern "C" __global__ void __launch_bounds__(256) $name($parameters)
+extern "C" __global__ void __launch_bounds__(256, 2) $name($parameters)
 {
     for (int index_l = blockIdx.y; index_l < size_l; index_l += gridDim.y)
         for (int base = blockIdx.x * blockDim.y; base < size_b; base += gridDim.x * blockDim.y) {

@@ -7,13 +7,20 @@ The contract of ``Optimizer.cuda``: statements on one parameter. ``grad`` (with 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aevb_engine.cuda.launch import Source, flat
 from aevb_engine.cuda.source import PREFIX, fill
 
-if TYPE_CHECKING:
-    from aevb_engine.training.optimizer import Optimizer
+
+class Optimizer(Protocol):
+    """What is read of an optimizer plugin."""
+
+    @property
+    def cuda(self) -> str | None: ...
+    @property
+    def state(self) -> tuple[str, ...]: ...
+
 
 KERNEL = """\
 extern "C" __global__ void __launch_bounds__(256) $name(

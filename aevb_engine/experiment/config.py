@@ -11,6 +11,8 @@ from typing import Any, Literal
 from aevb_engine.errors import DataError, UsageError, suggest
 from aevb_engine.registry import convert
 
+LARGEST = 10**9  # of a size; beyond it NumPy has no name for the array
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -60,6 +62,9 @@ class RunConfig:
         for name, value in positive.items():
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"--{name} {value}: a positive number is needed")
+        for name in ("latent-dim", "samples", "batch-size", "threads"):
+            if (positive[name] or 0) > LARGEST:
+                raise UsageError(f"--{name} {positive[name]}: at most {LARGEST} is possible")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise UsageError(f"--weight-decay {self.weight_decay}: a number of at least 0 is needed")
         if not 0 <= self.validation < 1:

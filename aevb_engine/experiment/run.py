@@ -71,7 +71,8 @@ def start(
             status="running",
             config=session.config.as_dict(),
             environment=environment(),
-            data={"sha256": session.data_hash, "lattice": _lattice(session), **session.dataset.info},
+            # A data set's own facts may hold the sha256 of its file; resume compares the rows.
+            data={**session.dataset.info, "rows_sha256": session.data_hash, "lattice": _lattice(session)},
             device=session.backend.device(),
             total_steps=session.total_steps,
             eval_every=session.eval_every,
@@ -106,7 +107,7 @@ def resume(
                 raise FileFormatError(line)
             display.note(line)
         session = prepare(config, display.data)
-        if session.data_hash != record.get("data", {}).get("sha256"):
+        if session.data_hash != record.get("data", {}).get("rows_sha256"):
             raise FileFormatError(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
             )

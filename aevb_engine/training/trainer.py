@@ -141,7 +141,7 @@ class Trainer:
     # Divergence ---------------------------------------------------------------------------------------------
 
     def _parameters_finite(self) -> bool:
-        return bool(np.isfinite(float(self.model.backend.xp.add.reduce(self.model.parameters.theta))))
+        return bool(np.isfinite(float(self.model.parameters.theta.sum())))
 
     def _find_divergence(self) -> None:
         """Repeat from the last copy, step by step, up to the first that is not finite; leave the state before it."""

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -79,6 +79,18 @@ def one_line(text: str) -> str:
 def warn(line: str) -> None:
     """One line on stderr."""
     tell(f"warning: {one_line(line)}")
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of Python or a library as one line; where it comes from only with --debug."""
+    warn(f"{message}" + (f" ({category.__name__}, {filename}:{lineno})" if debug else ""))
 
 
 def tell(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,4 +92,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal without the characters for a bar shows "?" and goes on
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    warnings.showwarning = boundary.show_warning
     cli.main(prog_name="aevb-engine")

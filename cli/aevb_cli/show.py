@@ -160,17 +160,17 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
         for scale in ("raw", "unit"):
             if result.get(f"test_bound_{scale}") is not None:
                 rows.append(("", f"{number(result[f'test_bound_{scale}'])} on the {scale} scale"))
-        best = f"step {number(result.get('best_step'))}"
-        if record["held_out"] == "test":
-            best += " (by the test set: display only)"
-        rows.append(("best", best))
+        if result.get("best_step") is not None:
+            best = f"step {number(result['best_step'])}"
+            rows.append(("best", best + (" by the test set: display only" if record["held_out"] == "test" else "")))
     if data.get("lattice"):
         rows.append(("note", LATTICE))
     binarize = data.get("binarize") or record["config"].get("binarize")
     source = f"{record['config'].get('dataset', '?')}: {data.get('source', '?')}"
     rows.append(("data", f"{source}" + (f", binarization {binarize}" if binarize and binarize != "none" else "")))
-    if data.get("sha256"):
-        rows.append(("", f"sha256 {data['sha256']}"))
+    for key, what in (("rows_sha256", "of the rows"), ("sha256", "of the file")):
+        if data.get(key):
+            rows.append(("", f"sha256 {data[key]} {what}"))
     if result.get("seconds") is not None:
         rows.append(("training", f"{duration(result['seconds'])}, {number(result.get('steps_per_second'))} steps/s"))
     environment = record["environment"]

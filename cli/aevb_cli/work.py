@@ -37,13 +37,14 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
                 raise
             result = dict(result)
             drawn: list[Path] = []
+            problem = ""
             if figures and not interrupt.event.is_set():
                 screen.drawing()
                 drawn, problem = _draw(folder, session, result)
                 if problem:
                     result["warnings"] = [*result.get("warnings", []), problem]
-        if figures and not drawn and not quiet and result.get("warnings"):
-            warn(str(result["warnings"][-1]))
+        if problem and not quiet:  # below the live display, which is gone now
+            warn(problem)
     if as_json:
         echo_json(result)
     elif not quiet:

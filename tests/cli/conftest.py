@@ -72,10 +72,9 @@ def spawn() -> Any:
     """Start the command as a process that the test sends signals to; killed at the end if it is still there."""
     started: list[subprocess.Popen[str]] = []
 
-    def invoke(*args: str) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "aevb_engine", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def invoke(*args: str, command: list[str] | None = None) -> subprocess.Popen[str]:
+        whole = command or [sys.executable, "-m", "aevb_engine", *args]
+        child = subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(child)
         return child
 

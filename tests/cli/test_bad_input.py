@@ -30,6 +30,8 @@ FLAGS = [
     (("--hidden", "-3"), "--hidden -3"),
     (("--hidden", "0"), "--hidden 0"),
     (("--seed", "-1"), "--seed -1"),
+    (("--latent-dim", "1" + "0" * 30), "--latent-dim 1000"),
+    (("--samples", "1" + "0" * 20), "--samples 1000"),
     (("--batch-size", "301"), "--batch-size 301"),
     (("--lr-schedule", "expontial:0.5"), "did you mean 'exponential'?"),
     (("--binarize", "static"), "already binary"),
@@ -143,7 +145,7 @@ def test_output_with_a_null_byte_or_too_long(one_error, small):
 
 
 def test_too_large_a_model_is_one_line(call, small):
-    result = call("run", *small, "--latent-dim", str(10**12), "--no-figures")
+    result = call("run", *small, "--latent-dim", str(10**9), "--hidden", "9999", "--no-figures")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: not enough memory")
     assert len(result.stderr.splitlines()) == 1

@@ -91,6 +91,64 @@ def test_broken_plugin_breaks_only_itself(process, plugin, small):
     assert other.returncode == 0
 
 
+SOURCE = """
+import numpy as np
+from aevb_engine.data.dataset import Dataset
+
+class Mine:
+    summary = "rows of a third party"
+
+    def __init__(self, *, value: float = 0.5, text: bool = False, rows: int = 20, wide: int = 3):
+        self.options = value, text, rows, wide
+
+    def load(self, request):
+        value, text, rows, wide = self.options
+        train = np.full((rows, 3), value, np.float32)
+        train[:1] = np.nan if value == -1 else value
+        if text:
+            train = train.astype(str)
+        return Dataset(name="mine", train=train, test=np.zeros((5, wide), np.float32), info={"sha256": "f" * 64})
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("dataset.value=-1",), 3, "NaN"),
+        (("dataset.value=inf",), 3, "infinite"),
+        (("dataset.text=true",), 3, "numbers"),
+        (("dataset.rows=0",), 3, "empty"),
+        (("dataset.wide=4",), 3, "columns"),
+        (("dataset.rows=10",), 2, "--batch-size 100"),
+        (("dataset.rows=-1",), 70, "internal error"),
+    ],
+)
+def test_data_that_cannot_be_used(process, plugin, options, code, words):
+    site = plugin({"datasets": {"mine": "thirdparty:Mine"}}, SOURCE)
+    environment = {**os.environ, "PYTHONPATH": str(site), "TMPDIR": str(site)}
+    args = [part for option in options for part in ("-o", option)]
+    child = process("run", "--dataset", "mine", "--decoder", "gaussian", *args, env=environment)
+    assert (child.returncode, child.stdout) == (code, ""), child.stderr
+    assert len(child.stderr.splitlines()) == 1
+    assert words in child.stderr
+    assert not Path("runs").exists()
+
+
+def test_resume_compares_rows_whatever_the_data_set_says_of_its_file(process, plugin):
+    site = plugin({"datasets": {"mine": "thirdparty:Mine"}}, SOURCE)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    args = ("run", "--dataset", "mine", "--decoder", "gaussian", "--batch-size", "5", "--steps", "5", "--output", "r")
+    first = process(*args, "--no-figures", env=environment)
+    assert first.returncode == 0, first.stderr
+    resumed = process("resume", "r", "--quiet", "--no-figures", env=environment)
+    assert resumed.returncode == 0, resumed.stderr
+    source = site / "thirdparty.py"
+    source.write_text(source.read_text().replace("np.full((rows, 3), value", "np.full((rows, 3), 2 * value"))
+    changed = process("resume", "r", "--quiet", "--no-figures", env=environment)
+    assert changed.returncode == 4
+    assert "other content" in changed.stderr
+
+
 def test_two_plugins_of_one_name(process, plugin):
     site = plugin({"decoders": {"bernoulli": "thirdparty:Mine"}}, "class Mine: pass")
     environment = {**os.environ, "PYTHONPATH": str(site)}

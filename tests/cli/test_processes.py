@@ -143,24 +143,23 @@ def test_second_signal_leaves_at_once(spawn, process, number, code, tmp_path):
         "from aevb_cli.main import main\nmain()\n"
     )
     command = [sys.executable, "-c", source, *long("--output", "r")]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        await_line(child, "run folder")
-        time.sleep(0.2)
-        child.send_signal(number)
-        await_line(child, "once more to leave at once")
-        child.send_signal(number)
-        out, err = child.communicate(timeout=10)
-    finally:
-        child.kill()
+    child = spawn(command=command)
+    await_line(child, "run folder")
+    time.sleep(0.2)
+    child.send_signal(number)
+    await_line(child, "once more to leave at once")
+    child.send_signal(number)
+    out, err = child.communicate(timeout=10)
     assert (child.returncode, out) == (code, "")
     assert "aevb-engine resume r" in err
 
 
 @posix
 def test_signal_while_the_data_are_loaded_leaves_nothing(spawn):
-    child = spawn("run", "--dataset", "glyphs", "-o", "dataset.train=300000", "--json")
-    time.sleep(1.5)
+    code = "import aevb_cli.display as d; d.LINE_SECONDS = 0.1; from aevb_cli.main import main; main()"
+    command = [sys.executable, "-c", code, "run", "--dataset", "glyphs", "-o", "dataset.train=1000000", "--json"]
+    child = spawn(command=command)
+    await_line(child, "drawing train glyphs")
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=30)
     assert (child.returncode, out) == (130, "")
@@ -195,7 +194,7 @@ def test_exact_refuses_other_libraries(call, train, one_error):
 
 @posix
 def test_live_display_on_a_terminal(terminal):
-    shown = terminal(*long("--steps", "3000", "--validation", "0.2"))
+    shown = terminal(*long("--steps", "2000", "--validation", "0.2"))
     assert shown.code == 0
     assert "\x1b[?25l" in shown.output
     assert shown.output.count("\x1b[?25h") >= 1  # the cursor is back
@@ -204,9 +203,9 @@ def test_live_display_on_a_terminal(terminal):
 
 
 @posix
-@pytest.mark.parametrize("columns", [1, 12, 30])
+@pytest.mark.parametrize("columns", [1, 30])
 def test_narrow_terminal(terminal, columns):
-    shown = terminal(*long("--steps", "1000"), columns=columns)
+    shown = terminal(*long("--steps", "500"), columns=columns)
     assert shown.code == 0
     assert "Traceback" not in shown.output
 

@@ -43,7 +43,11 @@ class Codes(Likelihood):
 
     scratch = 0
     support = Support("codes", "mass", 3)
-    heads = (Head("logits", group=3, scale=0.5), Head("shift", source="scalar"), Head("gain", group=3, source="per_dim"))
+    heads = (
+        Head("logits", group=3, scale=0.5),
+        Head("shift", source="scalar"),
+        Head("gain", group=3, source="per_dim"),
+    )
     cuda = """
 template <typename T> __device__ T log_total(const T* logits, T shift, const T* gain) {
     T total = 0;

@@ -22,7 +22,9 @@ SIZES = [(1, 1, 1), (3, 3, 31), (9, 1, 33), (33, 3, 100), (2, 3, 257)]
 NUMBERS = [np.float32, np.float64]
 
 
-def check(kernel: Kernel, dtype: Any, sizes: tuple[int, int, int], schedule: str, strided: bool, sanitize: bool) -> None:
+def check(
+    kernel: Kernel, dtype: Any, sizes: tuple[int, int, int], schedule: str, strided: bool, sanitize: bool
+) -> None:
     """Run the text between guard bands and compare with the array code in double."""
     rng = np.random.default_rng([ord(c) for c in kernel.name])
     space = kernel.space

@@ -41,7 +41,7 @@ def _trial(plugin: Likelihood, shape: tuple[int, int, int], dtype: Any) -> tuple
     for head in plugin.heads:
         axes = {"affine": shape, "per_dim": (1, 1, d), "scalar": (1, 1, 1)}[head.source]
         values = 2 * rng.standard_normal((*axes, head.group) if head.group > 1 else axes)
-        heads.append((values - 5 if head.name == "logvar" and plugin.__dict__["floor"] is not None else values))
+        heads.append(values - 5 if head.name == "logvar" and plugin.__dict__["floor"] is not None else values)
     return x.astype(dtype), [h.astype(dtype) for h in heads]
 
 

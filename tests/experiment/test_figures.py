@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import subprocess
 import sys
 import textwrap
@@ -16,14 +17,13 @@ from PIL import Image
 
 from aevb_engine.errors import StorageError
 from aevb_engine.evaluation import apply
-from aevb_engine.experiment import atomic
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.figures import draw, latent_grid
 from aevb_engine.experiment.figures.bound import smooth
 from aevb_engine.experiment.figures.images import tiles
-from aevb_engine.experiment.figures.latent import explained
+from aevb_engine.experiment.figures.latent import explained, latent
 from aevb_engine.experiment.figures.material import Material, number, spread
-from aevb_engine.experiment.figures.style import LARGE, encoded
+from aevb_engine.experiment.figures.style import LARGE, encoded, png
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.run import start
 from aevb_engine.experiment.session import Session, prepare
@@ -48,9 +48,9 @@ def pixels(path: Path) -> np.ndarray[Any, Any]:
     return np.asarray(image.convert("L"), np.float64)
 
 
-def check(paths: list[Path], folder: RunFolder, names: set[str]) -> None:
+def check(paths: list[Path], folder: Path, names: set[str]) -> None:
     assert {path.name for path in paths} == names
-    assert {path.name for path in folder.figures.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == names
     for path in paths:
         picture = pixels(path)
         height, width = picture.shape
@@ -80,13 +80,13 @@ def check(paths: list[Path], folder: RunFolder, names: set[str]) -> None:
 def test_every_kind_of_data_and_latent_space(options: dict[str, Any], tmp_path: Path) -> None:
     folder, session, result = start(RunConfig(**{"steps": 60, **SMALL, **options}), tmp_path / "run")
     names = ALWAYS | (PLANE if session.model.architecture.latent == 2 else set())
-    check(draw(folder, session, result), folder, names)
+    check(draw(folder, session, result), folder.figures, names)
 
 
 def test_glyphs_are_drawn_again_to_the_same_bytes(trained: Run) -> None:
     folder, session, result = trained
     paths = draw(folder, session, result)
-    check(paths, folder, ALWAYS | PLANE)
+    check(paths, folder.figures, ALWAYS | PLANE)
     before = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in draw(folder, session, result)] == before
 
@@ -114,14 +114,14 @@ def test_parameters_of_a_diverged_model_still_draw(value: float, tmp_path: Path)
     assert len(paths) == 5
 
 
-def test_labels_of_many_classes_and_none(trained: Run, tmp_path: Path) -> None:
-    _, session, result = trained
-    rows = len(session.dataset.test)
-    for name, labels in (("many", np.arange(rows) % 30), ("one", np.zeros(rows, int)), ("none", None)):
-        dataset = dataclasses.replace(session.dataset, test_labels=labels)
-        folder = RunFolder.create(name, tmp_path / name)
-        paths = draw(folder, dataclasses.replace(session, dataset=dataset), result)
-        assert {path.name for path in paths} == (ALWAYS | PLANE) - {"bound.png"}
+@pytest.mark.parametrize(("classes", "columns"), [(30, 12), (11, 11), (1, 1), (None, 12)])
+def test_labels_of_many_classes_and_none(classes: int | None, columns: int, trained: Run, tmp_path: Path) -> None:
+    folder, session, result = trained
+    labels = None if classes is None else np.arange(len(session.dataset.test)) % classes
+    other = dataclasses.replace(session, dataset=dataclasses.replace(session.dataset, test_labels=labels))
+    material = Material(folder, other, result)
+    assert material.shown.shape == (4, columns)
+    check([png(latent(material), tmp_path / "latent.png")], tmp_path, {"latent.png"})
 
 
 def test_a_failed_write_leaves_the_old_figure_and_nothing_else(
@@ -131,7 +131,7 @@ def test_a_failed_write_leaves_the_old_figure_and_nothing_else(
     folder = RunFolder.create("full", tmp_path / "run")
     old = folder.figures / "reconstructions.png"
     old.write_bytes(b"old")
-    write, written = atomic.os.write, 0
+    write, written = os.write, 0
 
     def full(descriptor: int, data: memoryview) -> int:
         nonlocal written
@@ -140,7 +140,7 @@ def test_a_failed_write_leaves_the_old_figure_and_nothing_else(
         written = write(descriptor, data[:100])
         return written
 
-    monkeypatch.setattr(atomic.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(StorageError, match=r"reconstructions\.png: No space left"):
         draw(folder, session, result)
     assert [path.name for path in folder.figures.iterdir()] == ["reconstructions.png"]

@@ -1,0 +1,180 @@
+"""A double of the few CuPy calls the engine makes: arrays live in host memory, launches run through the shim.
+
+It is stricter than convenient: host arrays are refused where CuPy would refuse them, and reading a value on the host
+(``int(array[0])``, ``.item()``) is counted, because on a device it waits for everything before it. The environment
+variable AEVB_DOUBLE chooses a failure: "no driver", "no device", "no library".
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import runner
+
+sys.path.pop(0)
+
+FAILURE = os.environ.get("AEVB_DOUBLE", "")
+counts = {"reads": 0, "allocations": 0, "launches": 0, "products": 0}
+
+float32, float64, int64, uint8, uint32 = np.float32, np.float64, np.int64, np.uint8, np.uint32
+
+
+class ndarray(np.ndarray):
+    """A device array: host memory with a mark."""
+
+    def _read(self) -> np.ndarray:
+        counts["reads"] += 1
+        return self.view(np.ndarray)
+
+    def __int__(self) -> int:
+        return int(self._read())
+
+    def __float__(self) -> float:
+        return float(self._read())
+
+    def __bool__(self) -> bool:
+        return bool(self._read())
+
+    def item(self, *args: Any) -> Any:
+        return self._read().item(*args)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(value) is np.ndarray and value.ndim:
+            raise TypeError("a host array cannot be assigned to a device array; use asarray")
+        super().__setitem__(key, value)
+
+
+def _device(array: Any) -> ndarray:
+    counts["allocations"] += 1
+    return np.array(array).view(ndarray)
+
+
+def _checked(*arrays: Any) -> None:
+    for array in arrays:
+        if not isinstance(array, ndarray):
+            raise TypeError(f"Unsupported type {type(array)}")
+
+
+def zeros(shape: Any, dtype: Any = float) -> ndarray:
+    return _device(np.zeros(shape, dtype))
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    """Filled with what would be noticed."""
+    array = _device(np.zeros(shape, dtype))
+    array.view(np.ndarray).view(np.uint8)[...] = 0xFF
+    return array
+
+
+def ones(shape: Any, dtype: Any = float) -> ndarray:
+    return _device(np.ones(shape, dtype))
+
+
+def empty_like(array: Any) -> ndarray:
+    return empty(array.shape, array.dtype)
+
+
+def asarray(array: Any, dtype: Any = None) -> ndarray:
+    return array if isinstance(array, ndarray) and dtype is None else _device(np.asarray(array, dtype))
+
+
+def asnumpy(array: Any) -> np.ndarray:
+    counts["reads"] += 1
+    return np.array(array.view(np.ndarray))
+
+
+def matmul(a: Any, b: Any, out: Any = None) -> ndarray:
+    """With the library missing: what CuPy raises."""
+    if FAILURE == "no library":
+        raise ImportError("libcublas.so.13: cannot open shared object file: No such file or directory")
+    _checked(a, b, *([] if out is None else [out]))
+    counts["products"] += 1
+    if out is not None and not out.flags.c_contiguous:
+        raise ValueError("Output array must be C-contiguous")
+    result = np.matmul(a.view(np.ndarray), b.view(np.ndarray), out=None if out is None else out.view(np.ndarray))
+    return _device(result) if out is None else out
+
+
+def __getattr__(name: str) -> Any:
+    """Array code of plugins without device text: NumPy's functions, their results marked by the array type."""
+    if name.startswith("__") or not hasattr(np, name):
+        raise AttributeError(name)
+    return getattr(np, name)
+
+
+class RawModule:
+    """A text compiled with g++; functions check their arguments as ctypes needs them."""
+
+    def __init__(self, code: str, options: tuple[str, ...] = ()) -> None:
+        if "probe" in code:
+            self._program = None
+            return
+        self._program = runner.compile_text(code)
+
+    def get_function(self, name: str) -> Any:
+        def launch(grid: Any, block: Any, args: Any) -> None:
+            _checked(*(a for a in args if not isinstance(a, np.generic)))
+            counts["launches"] += 1
+            assert self._program is not None
+            self._program.call(name, grid, block, args, os.environ.get("AEVB_SCHEDULE", "forward"))
+
+        return launch
+
+
+class _Stream:
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.non_blocking = non_blocking
+
+    def use(self) -> _Stream:
+        return self
+
+    def synchronize(self) -> None: ...
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class CUDARuntimeError(RuntimeError):
+    """What CuPy's runtime raises."""
+
+
+def _device_count() -> int:
+    if FAILURE == "no driver":
+        raise CUDARuntimeError(
+            "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
+        )
+    if FAILURE == "no device":
+        raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+    return 1
+
+
+class _Pool:
+    def total_bytes(self) -> int:
+        return 0
+
+    def used_bytes(self) -> int:
+        return 0
+
+
+def get_default_memory_pool() -> _Pool:
+    return _Pool()
+
+
+runtime = types.SimpleNamespace(
+    CUDARuntimeError=CUDARuntimeError,
+    driverGetVersion=lambda: 0 if FAILURE == "no driver" else 13000,
+    getDeviceCount=_device_count,
+    getDeviceProperties=lambda i: {"name": b"shim"},
+    memGetInfo=lambda: (0, 0),
+)
+cuda = types.SimpleNamespace(runtime=runtime, Stream=_Stream, Device=lambda: types.SimpleNamespace(id=0))
+__version__ = "double"
