@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+_SEEDS = count()
 BAND = 64  # elements on either side
 PAD = 3  # elements between the rows of a strided view
 
@@ -20,7 +22,9 @@ class Guarded:
         shape = values.shape
         held = (*shape[:-1], shape[-1] + PAD) if strided and shape else shape
         self.block = np.empty(math.prod(held) + 2 * BAND, values.dtype)
-        self.block.view(np.uint8)[...] = 0xA5
+        # Every array has bytes of its own: copying one array's band into another's is seen.
+        self._band = np.frombuffer(np.random.default_rng(next(_SEEDS)).bytes(self.block.nbytes), np.uint8)
+        self.block.view(np.uint8)[...] = self._band
         self._inside = np.zeros(self.block.shape, bool)
         cut = tuple(slice(0, n) for n in shape)
         self.array = self.block[BAND : self.block.size - BAND].reshape(held)[cut]
@@ -28,8 +32,9 @@ class Guarded:
         self.array[...] = values
 
     def check(self, what: str) -> None:
-        outside = self.block[~self._inside].view(np.uint8)
-        assert (outside == 0xA5).all(), f"{what}: written outside the array"
+        outside = np.repeat(~self._inside, self.block.itemsize)
+        same = self.block.view(np.uint8)[outside] == self._band[outside]
+        assert same.all(), f"{what}: written outside the array"
 
 
 def close(actual: Any, expected: Any, dtype: Any, what: str, terms: int = 1) -> None:

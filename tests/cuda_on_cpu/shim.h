@@ -1,8 +1,9 @@
 // Enough of CUDA to execute kernel texts with a C++ compiler on the CPU.
 //
 // A thread of a block is a fiber (ucontext), run until it ends or waits; the blocks of a grid run one after the other.
-// Text without any barrier or shuffle runs as plain calls. Three schedules order blocks and threads: forward, reverse,
-// and shuffled anew at every pass; a result that depends on the schedule shows a race. A barrier that part of a block
+// Text without any barrier or shuffle runs as plain calls. A warp runs as far as it can before the next one does. Three
+// schedules order blocks, warps and lanes: forward, reverse, and shuffled anew at every pass; a result that depends on
+// the schedule shows a race. A barrier that part of a block
 // never reaches, or a shuffle that part of a warp never reaches, is reported as a deadlock, never a hang.
 //
 // Not modelled: tensor cores, asynchronous copies, clusters, coalescing, weak memory.
@@ -119,6 +120,25 @@ inline dim3 place(int i, const unsigned int* n)
     return {(unsigned int)i % n[0], (unsigned int)i / n[0] % n[1], (unsigned int)i / n[0] / n[1]};
 }
 
+// One warp as far as it gets without the others, so that warps drift apart as far as barriers allow.
+inline bool run_warp(int from, int to, int schedule)
+{
+    std::vector<int> order((size_t)(to - from));
+    bool ran = false;
+    do {
+        arrange(order, schedule);
+        for (int i : order) {
+            if (fibers[from + i].state != READY)
+                continue;
+            current = from + i;
+            threadIdx = fibers[current].index;
+            swapcontext(&scheduler, &fibers[current].context);
+            ran = true;
+        }
+    } while (release(from, to, SHUFFLE));
+    return ran;
+}
+
 // One block with fibers; false: deadlock.
 inline bool run_block(void (*body)(void**), void** args, const unsigned int* block, int schedule)
 {
@@ -138,26 +158,19 @@ inline bool run_block(void (*body)(void**), void** args, const unsigned int* blo
         fiber.context.uc_link = &scheduler;
         makecontext(&fiber.context, start, 0);
     }
-    std::vector<int> order((size_t)count);
+    const int warps = (count + WARP - 1) / WARP;
+    std::vector<int> warp_order((size_t)warps);
     for (;;) {
         bool ran = false, done = true;
-        arrange(order, schedule);
-        for (int i : order)
-            if (fibers[i].state == READY) {
-                current = i;
-                threadIdx = fibers[i].index;
-                swapcontext(&scheduler, &fibers[i].context);
-                ran = true;
-            }
-        for (int i = 0; i < count; i++)
-            done = done && fibers[i].state == DONE;
+        arrange(warp_order, schedule);
+        for (int w : warp_order)
+            ran = run_warp(w * WARP, w * WARP + WARP < count ? w * WARP + WARP : count, schedule) || ran;
+        for (const Fiber& fiber : fibers)
+            done = done && fiber.state == DONE;
         if (done)
             return true;
-        // a thread that has ended never reaches a barrier: strict, since a device may wait for it or not
-        bool released = release(0, count, BARRIER);
-        for (int i = 0; i < count; i += WARP)
-            released = release(i, i + WARP < count ? i + WARP : count, SHUFFLE) || released;
-        if (!ran && !released)
+        // strict: a thread that has ended never reaches the barrier
+        if (!release(0, count, BARRIER) && !ran)
             return false;
     }
 }

@@ -13,12 +13,13 @@ class Sgd(Optimizer):
 
     summary: ClassVar[str] = "stochastic gradient descent"
     default_lr: ClassVar[float] = 0.001
-    scratch = 0
+    scratch = 1
     cuda = "theta -= coef[0] * grad;"
 
     def coefficients(self, step: int, lr: float) -> tuple[float, ...]:
         return (lr,)
 
     def update(self, xp: Any, grad: Any, coef: Any, scratch: Sequence[Any], theta: Any, *state: Any) -> None:
-        xp.multiply(grad, coef[0], out=grad)
-        xp.subtract(theta, grad, out=theta)
+        (work,) = scratch
+        xp.multiply(grad, coef[0], out=work)
+        xp.subtract(theta, work, out=theta)

@@ -1,0 +1,69 @@
+"""What the user is told where the GPU cannot be used: one line, the cause and the mend, exit code 5."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOUBLE = Path(__file__).parents[1] / "cuda_on_cpu" / "double"
+SMALL = [
+    "run", "--dataset", "simulated-binary", "-o", "dataset.train=100", "-o", "dataset.test=50", "--hidden", "8",
+    "--batch-size", "20", "--steps", "20", "--no-figures", "--json",
+]  # fmt: skip
+
+
+def command(tmp_path: Path, *options: str, double: str | None) -> subprocess.CompletedProcess[str]:
+    """The command line, with the double in a state, or without any cupy (None)."""
+    path = str(DOUBLE)
+    if double is None:
+        blocked = tmp_path / "blocked" / "cupy"
+        blocked.mkdir(parents=True, exist_ok=True)
+        (blocked / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')\n")
+        path = str(blocked.parent)
+    environment = {**os.environ, "PYTHONPATH": path, "AEVB_DOUBLE": double or ""}
+    return subprocess.run(
+        [sys.executable, "-m", "aevb_engine", *SMALL, *options],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=100,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        (None, "CuPy is not installed"),
+        ("no driver", "no NVIDIA driver"),
+        ("no device", "no CUDA device"),
+        ("no library", "CUDA library"),
+    ],
+)
+def test_gpu_that_cannot_be_used(state: str | None, cause: str, tmp_path: Path) -> None:
+    done = command(tmp_path, "--backend", "gpu", double=state)
+    assert done.returncode == 5, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert cause in done.stderr
+    assert ("install" in done.stderr) or ("nvidia-smi" in done.stderr)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_auto_says_once_that_it_runs_on_the_cpu(tmp_path: Path) -> None:
+    done = command(tmp_path, "--backend", "auto", double="no driver")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("runs on the CPU") == 1
+    assert '"backend": "cpu"' in done.stdout
+
+
+def test_a_run_through_the_double_agrees_with_the_cpu(tmp_path: Path) -> None:
+    import json
+
+    results = []
+    for backend in ("cpu", "gpu"):
+        done = command(tmp_path, "--backend", backend, double="")
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert [r["backend"] for r in results] == ["cpu", "gpu"]
+    assert abs(results[0]["test_bound"] - results[1]["test_bound"]) < 1e-3
