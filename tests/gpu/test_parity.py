@@ -169,9 +169,8 @@ def test_the_step_allocates_nothing_and_never_waits(double: Any) -> None:
     assert changed["allocations"] == 0
     assert changed["launches"] % 20 == 0
     assert changed["products"] == 20 * 11  # 4 forward, 3 for the data gradients, 4 for the weights
-    int(s.trainer.inner.clock.cursor.array[0:1].sum())  # the check can fail: a read is counted
-    float(s.trainer.inner.clock.cursor.array)
-    assert double.counts["reads"] > before["reads"]
+    int(s.trainer.inner.clock.cursor.array[0])  # the check can fail: a read is counted
+    assert double.counts["reads"] == before["reads"] + 1
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -28,7 +28,7 @@ class Glyphs:
     summary: ClassVar[str] = "28 x 28 binary digits drawn by the program from a seed, with labels; no file"
     decoder: ClassVar[str] = "bernoulli"
 
-    def __init__(self, *, train: int = 10_000, test: int = 2_000) -> None:
+    def __init__(self, *, train: int = 20_000, test: int = 2_000) -> None:
         self.train = positive("glyphs", "train", train)
         self.test = positive("glyphs", "test", test)
 

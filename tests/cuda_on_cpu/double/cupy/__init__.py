@@ -45,6 +45,10 @@ class ndarray(np.ndarray):
     def item(self, *args: Any) -> Any:
         return self._read().item(*args)
 
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return np.asarray(found).view(ndarray) if isinstance(found, np.generic) else found
+
     def __setitem__(self, key: Any, value: Any) -> None:
         if type(value) is np.ndarray and value.ndim:
             raise TypeError("a host array cannot be assigned to a device array; use asarray")
