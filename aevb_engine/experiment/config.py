@@ -65,8 +65,8 @@ class RunConfig:
         for name in ("latent-dim", "samples", "batch-size", "threads"):
             if (positive[name] or 0) > LARGEST:
                 raise UsageError(f"--{name} {positive[name]}: at most {LARGEST} is possible")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise UsageError(f"--weight-decay {self.weight_decay}: a number of at least 0 is needed")
+        if not 0 <= self.weight_decay <= 1e9:
+            raise UsageError(f"--weight-decay {self.weight_decay}: a number in [0, 1e9] is needed")
         if not 0 <= self.validation < 1:
             raise UsageError(f"--validation {self.validation}: a fraction in [0, 1) is needed")
         if any(width < 1 for width in self.hidden):

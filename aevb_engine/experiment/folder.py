@@ -61,6 +61,16 @@ class RunFolder:
         self._guard = threading.Lock()
         self._beat_at = -math.inf
 
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """UsageError when `path` exists and is not an empty folder: known before any data are loaded."""
+        with atomic.storage_errors("create", path), _bad_paths(path):
+            if path.exists() or path.is_symlink():
+                if not path.is_dir():
+                    raise UsageError(f"{shown(path)} exists and is not a folder; choose another output")
+                if next(path.iterdir(), None) is not None:
+                    raise UsageError(f"{shown(path)} exists and is not empty; choose another output or remove it")
+
     @classmethod
     def create(cls, name: str, output: Path | None = None, root: Path = ROOT) -> RunFolder:
         """A new folder with a first run.json: `output` itself when given, else a fresh name below `root`.
@@ -73,12 +83,8 @@ class RunFolder:
             path = Path(root) / f"{now:%Y%m%dT%H%M%SZ}-{_slug(name)}-{secrets.token_hex(3)}"
         else:
             path = Path(output)
+        cls.check_free(path)
         with atomic.storage_errors("create", path), _bad_paths(path):
-            if path.exists() or path.is_symlink():
-                if not path.is_dir():
-                    raise UsageError(f"{shown(path)} exists and is not a folder; choose another output")
-                if next(path.iterdir(), None) is not None:
-                    raise UsageError(f"{shown(path)} exists and is not empty; choose another output or remove it")
             missing = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)

@@ -63,6 +63,8 @@ def start(
 ) -> tuple[RunFolder, Session, dict[str, Any]]:
     """Train from the beginning into a new run folder; returns folder, session and the result record."""
     display = display or Quiet()
+    if output is not None:
+        RunFolder.check_free(Path(output))
     session = prepare(config, display.data)
     name = f"{session.config.dataset}-{session.config.decoder}"
     folder = RunFolder.create(name, output, root)

@@ -106,7 +106,8 @@ def likelihoods() -> Mapping[str, Likelihood]:
     }
     if EXAMPLE.exists():  # a distribution of its own, not always installed
         spec = importlib.util.spec_from_file_location("aevb_laplace_example", EXAMPLE)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         example = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(example)
         found["laplace"] = example.Laplace()

@@ -88,7 +88,7 @@ def test_counters_must_be_64_bits_wide() -> None:
 
 def test_a_list_must_be_contiguous() -> None:
     source = next(s for s in plugins() if s.name == "aevb_sgd_update")
-    with pytest.raises(ValueError, match="coef .* contiguous"):
+    with pytest.raises(ValueError, match=r"coef .* contiguous"):
         source.launch(np.ones(9), np.ones(4)[::2], 0.0, np.ones(9))
 
 
