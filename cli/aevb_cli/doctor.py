@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,32 @@ STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they replace what OpenBL
 # Runs in a child process: a driver or cupy that crashes or hangs takes nothing with it.
 PROBE = """
 import ctypes, importlib.util, json, sys
-facts = {"cupy": None, "cupy_error": None, "driver": None, "devices": [], "status": None}
+facts = {"cupy": None, "driver": None, "cuda": None, "devices": [], "cause": None}
 try:
     cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    facts["status"] = cuda.cuInit(0)
+    status = cuda.cuInit(0)
     version = ctypes.c_int()
     if cuda.cuDriverGetVersion(ctypes.byref(version)) == 0:
         facts["driver"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
     count = ctypes.c_int()
-    if facts["status"] == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0:
+    if status == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0:
         for i in range(count.value):
             name = ctypes.create_string_buffer(256)
             cuda.cuDeviceGetName(name, 256, i)
             facts["devices"].append(name.value.decode("utf-8", "replace"))
 except OSError:
     pass
-if importlib.util.find_spec("cupy") is not None:
-    try:
+try:
+    from aevb_engine.backend.cupy import CupyBackend
+    if importlib.util.find_spec("cupy") is not None:
         import cupy
         facts["cupy"] = cupy.__version__
-    except BaseException as error:
-        facts["cupy_error"] = f"{type(error).__name__}: {error}"
+    backend = CupyBackend()
+    version = cupy.cuda.runtime.runtimeGetVersion()
+    facts["cuda"] = f"{version // 1000}.{version % 1000 // 10}"
+    facts["devices"] = facts["devices"] or [backend.device()]
+except BaseException as error:
+    facts["cause"] = str(error).removeprefix("backend gpu: ") or type(error).__name__
 print(json.dumps(facts))
 """
 
@@ -98,29 +102,17 @@ def examine() -> dict[str, Any]:
 
 
 def gpu_state() -> dict[str, Any]:
-    """Driver, devices, cupy, and in ``reasons`` why no GPU can be used (empty: one can)."""
-    facts: dict[str, Any] = {"cupy": None, "cupy_error": None, "driver": None, "devices": [], "status": None}
-    reasons = []
+    """Driver, devices, CUDA and CuPy versions, and in ``cause`` why no GPU can be used (None: one can)."""
+    facts: dict[str, Any] = {"cupy": None, "driver": None, "cuda": None, "devices": [], "cause": None}
     try:
         command = [sys.executable, "-P", "-c", PROBE]
         child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         facts = json.loads(child.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        reasons.append("the driver or cupy did not answer within a minute")
+        facts["cause"] = "the driver or CuPy did not answer within a minute"
     except (OSError, ValueError, IndexError):
-        reasons.append("looking for a GPU crashed")
-    if not reasons:
-        if facts["driver"] is None:
-            reasons.append("no NVIDIA driver (libcuda cannot be loaded)")
-        elif not facts["devices"]:
-            reasons.append(f"no device (cuInit gives {facts['status']})")
-        if facts["cupy_error"]:
-            reasons.append(f"cupy cannot be imported: {one_line(facts['cupy_error'])}")
-        elif facts["cupy"] is None:
-            reasons.append("cupy is not installed (python -m pip install 'aevb-engine[gpu]')")
-    if find_spec("aevb_engine.backend.cupy") is None:
-        reasons.append("this version of aevb-engine has no GPU backend")
-    return {**facts, "usable": not reasons, "reasons": reasons}
+        facts["cause"] = "looking for a GPU crashed"
+    return {**facts, "usable": facts["cause"] is None}
 
 
 def _data_folder(warnings: list[str]) -> dict[str, Any]:
@@ -148,7 +140,8 @@ def report(record: dict[str, Any]) -> str:
     """The record as people read it."""
     facts, gpu = record["environment"], record["gpu"]
     versions = ("numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl")
-    usable = f"usable: {', '.join(gpu['devices'])}" if gpu["usable"] else f"not usable: {'; '.join(gpu['reasons'])}"
+    versions_gpu = f"CUDA {gpu['cuda']}, driver for CUDA {gpu['driver']}, CuPy {gpu['cupy']}"
+    usable = f"usable: {', '.join(gpu['devices'])}, {versions_gpu}" if gpu["usable"] else f"not usable: {gpu['cause']}"
     rows = [
         ("aevb-engine", facts["aevb-engine"]),
         ("Python", f"{facts['python']} at {sys.executable}"),

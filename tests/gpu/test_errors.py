@@ -50,6 +50,16 @@ def test_gpu_that_cannot_be_used(state: str | None, cause: str, tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+def test_doctor_sees_the_device_or_says_why_not() -> None:
+    """It opens the backend itself, in a child process."""
+    for state, expected in (("", "usable: shim, CUDA 13.0"), ("no device", "not usable: no CUDA device is visible")):
+        environment = {**os.environ, "PYTHONPATH": str(DOUBLE), "AEVB_DOUBLE": state}
+        command = [sys.executable, "-m", "aevb_engine", "doctor"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+
+
 def test_auto_says_once_that_it_runs_on_the_cpu(tmp_path: Path) -> None:
     done = command(tmp_path, "--backend", "auto", double="no driver")
     assert done.returncode == 0, done.stderr

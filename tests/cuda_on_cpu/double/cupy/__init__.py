@@ -176,6 +176,7 @@ def get_default_memory_pool() -> _Pool:
 runtime = types.SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,
     driverGetVersion=lambda: 0 if FAILURE == "no driver" else 13000,
+    runtimeGetVersion=lambda: 13000,
     getDeviceCount=_device_count,
     getDeviceProperties=lambda i: {"name": b"shim"},
     memGetInfo=lambda: (0, 0),
