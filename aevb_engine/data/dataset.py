@@ -47,9 +47,7 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     train_labels: Array | None = None
     test_labels: Array | None = None
-    factors: Mapping[str, Array] = field(
-        default_factory=dict
-    )  # known factors of the training rows, each (N,)
+    factors: Mapping[str, Array] = field(default_factory=dict)  # known factors of the training rows, each (N,)
     contiguous: bool = False  # neighbouring rows are alike (video frames): validation must be one block
     # Log-variance of the data's unit: 0 for data in [0, 1], 2 ln 255 for the same data in 0..255.
     log_variance_unit: float = 0.0

@@ -82,9 +82,7 @@ def content(file: RemoteFile, request: DataRequest, opener: Opener | None = None
             damaged, target = f" (the file there is damaged: {error})", path
     place = f"put the file from {file.urls[0]} at {target}{damaged}"
     if request.offline:
-        raise DataError(
-            f"{file.folder}: {file.names[0]} is missing and --offline forbids the download; {place}"
-        )
+        raise DataError(f"{file.folder}: {file.names[0]} is missing and --offline forbids the download; {place}")
     return Content(_download(file, target, place, request.progress, opener), target)
 
 
@@ -102,9 +100,7 @@ def search_folders(data_dir: Path | None) -> list[Folder]:
         folders.append(Folder(cache_folder(), own=True))
     except RuntimeError:
         if not folders:
-            raise DataError(
-                "no home folder for a cache of data files; give a folder with --data-dir"
-            ) from None
+            raise DataError("no home folder for a cache of data files; give a folder with --data-dir") from None
     return folders
 
 
@@ -185,9 +181,7 @@ def _verified(file: RemoteFile, data: bytes) -> bytes:
     return found
 
 
-def _download(
-    file: RemoteFile, target: Path, place: str, progress: Progress | None, opener: Opener | None
-) -> bytes:
+def _download(file: RemoteFile, target: Path, place: str, progress: Progress | None, opener: Opener | None) -> bytes:
     """Try the mirrors in order; store and return the first verified content."""
     from aevb_engine.data.download import (
         DownloadError,

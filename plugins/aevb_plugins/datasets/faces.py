@@ -49,9 +49,7 @@ class Faces:
         )
 
 
-def draw(
-    seed: int, part: str, count: int, progress: Progress | None = None
-) -> tuple[Array, dict[str, Array]]:
+def draw(seed: int, part: str, count: int, progress: Progress | None = None) -> tuple[Array, dict[str, Array]]:
     """The first ``count`` images (count, 560) uint8 of a part and their factors, each (count,) in [-1, 1).
 
     Image k is a function of (seed, part, k) alone, with the same pixels on every platform.

@@ -84,10 +84,7 @@ def _paths() -> tuple[Array, Array, Array]:
 @cache
 def _menus() -> tuple[Array, Array]:
     """Shapes of each digit (10, M), repeated by weight and padded, and how many of them count (10,)."""
-    menus = [
-        [s for s, shape in enumerate(SHAPES) if shape.digit == d for _ in range(shape.weight)]
-        for d in range(10)
-    ]
+    menus = [[s for s, shape in enumerate(SHAPES) if shape.digit == d for _ in range(shape.weight)] for d in range(10)]
     width = max(map(len, menus))
     padded = [menu + [-1] * (width - len(menu)) for menu in menus]
     return np.array(padded), np.array([len(menu) for menu in menus])
@@ -136,9 +133,7 @@ def _pen(u: Array, shape: Array) -> tuple[Array, Array, Array]:
     # pen: pressed more in the middle or at one end of a stroke
     place = places[shape]
     radius = _between(f[:, 10] * f[:, 10], 0.95, 1.8)
-    press = (
-        1.0 + 0.35 * f[:, 11] * (4.0 * place * (1.0 - place) - 1.0) + 0.3 * (f[:, 15] - 0.5) * (place - 0.5)
-    )
+    press = 1.0 + 0.35 * f[:, 11] * (4.0 * place * (1.0 - place) - 1.0) + 0.3 * (f[:, 15] - 0.5) * (place - 0.5)
     # into the frame: shrink what is too large, centre the box, shift within what is left
     moved = []
     for line, shift in ((x, f[:, 12]), (y, f[:, 13])):

@@ -92,7 +92,5 @@ def _matrix(body: bytes, order: str, name: str, shape: tuple[int, int]) -> npt.N
     if flag & 0xFF != _CLASS_UINT8 or flag & _COMPLEX or kind != _UINT8:
         raise ValueError(f"MATLAB matrix '{name}' is not of uint8")
     if len(elements) != shape[0] * shape[1]:
-        raise ValueError(
-            f"MATLAB matrix '{name}' with {len(elements)} elements, expected {shape[0] * shape[1]}"
-        )
+        raise ValueError(f"MATLAB matrix '{name}' with {len(elements)} elements, expected {shape[0] * shape[1]}")
     return np.frombuffer(elements, dtype=np.uint8).reshape(shape, order="F")

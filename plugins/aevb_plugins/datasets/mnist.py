@@ -73,9 +73,7 @@ class Mnist:
     and the test rows of dynamic depend on the seed alone.
     """
 
-    summary: ClassVar[str] = (
-        "28 x 28 handwritten digits, 60000 + 10000, labelled; found or downloaded (11 MB)"
-    )
+    summary: ClassVar[str] = "28 x 28 handwritten digits, 60000 + 10000, labelled; found or downloaded (11 MB)"
     decoder: ClassVar[str] = "bernoulli"
 
     def load(self, request: DataRequest) -> Dataset:

@@ -125,9 +125,7 @@ def pen_path(shape: Shape) -> tuple[Array, Array]:
     for stroke in shape.strokes:
         weights = _curve(stroke, 64)
         curve = np.zeros((len(weights), 2))
-        for c in range(
-            CONTROLS
-        ):  # a fixed order of additions, not a matrix product: the same bits everywhere
+        for c in range(CONTROLS):  # a fixed order of additions, not a matrix product: the same bits everywhere
             curve += weights[:, c, None] * points[c]
         steps = np.diff(curve, axis=0)
         reach = np.concatenate([[0.0], np.cumsum(np.sqrt(steps[:, 0] ** 2 + steps[:, 1] ** 2))])

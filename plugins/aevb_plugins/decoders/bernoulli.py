@@ -39,9 +39,7 @@ template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = 
         xp.tanh(t, out=t)
         _add_log_one_plus(xp, t, logp)
 
-    def log_prob_backward(
-        self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]
-    ) -> None:
+    def log_prob_backward(self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]) -> None:
         (a,), (da,), (_, t) = heads, dheads, scratch
         _sign(xp, x, da)
         xp.tanh(a, out=t)

@@ -12,9 +12,10 @@ from aevb_engine.model.likelihood import Head, Likelihood, Support
 class Gaussian(Likelihood):
     """log N(x; mean, e^logvar), both from the decoder.
 
-    ``mean``: "linear", "sigmoid" (KW for the Frey faces), or "auto": sigmoid where all data lie in [0, 1]. ``variance``: "affine" from the hidden layer or "per_dim",
-    one free number a column. ``min_logvar``: a smooth floor, logvar = floor + softplus(raw - floor), for data of unit
-    scale (data in other units move it by their log-variance unit); "none" for no floor.
+    ``mean``: "linear", "sigmoid" (KW for the Frey faces), or "auto": sigmoid where all data lie in [0, 1].
+    ``variance``: "affine" from the hidden layer or "per_dim", one free number a column. ``min_logvar``: a smooth
+    floor, logvar = floor + softplus(raw - floor), for data of unit scale (data in other units move it by their
+    log-variance unit); "none" for no floor.
     """
 
     summary: ClassVar[str] = "real data, mean and log-variance from the decoder"
@@ -49,9 +50,7 @@ class Gaussian(Likelihood):
         mean, logvar = self._mean(xp, heads[0], scratch[0]), self._logvar(xp, heads[1], scratch[1], scratch[2])
         gaussian_log_density(xp, x, mean, logvar, scratch[2], scratch[3], logp)
 
-    def log_prob_backward(
-        self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]
-    ) -> None:
+    def log_prob_backward(self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]) -> None:
         unused = scratch[3][..., 0]
         self.log_prob_and_backward(xp, x, *heads, logp=unused, dheads=dheads, scratch=scratch)
 

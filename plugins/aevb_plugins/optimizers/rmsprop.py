@@ -20,10 +20,7 @@ class Rmsprop(Optimizer):
     default_lr: ClassVar[float] = 0.001
     state = ("second",)
     scratch = 1
-    cuda = (
-        "second = coef[0] * second + grad * grad;"
-        " theta -= coef[1] * grad / (sqrt(second) + coef[2]);"
-    )
+    cuda = "second = coef[0] * second + grad * grad; theta -= coef[1] * grad / (sqrt(second) + coef[2]);"
 
     def __init__(self, *, alpha: float = 0.99, eps: float = 1e-8) -> None:
         if not 0 <= alpha < 1:
