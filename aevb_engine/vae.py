@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine import registry
-from aevb_engine.backend.base import choose
+from aevb_engine.backend.choose import choose
 from aevb_engine.data.dataset import DataRequest, Dataset
 from aevb_engine.errors import DataError, FileFormatError, UsageError
 from aevb_engine.evaluation import apply

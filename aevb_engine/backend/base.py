@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from aevb_engine.errors import BackendError, UsageError, suggest
 from aevb_engine.operation import Operation, Rows
 
 Call = Callable[[], None]
@@ -36,22 +35,3 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def choose(name: str, threads: int | None = None) -> tuple[Backend, str | None]:
-    """The backend called ``auto``, ``cpu`` or ``gpu``; under ``auto`` on the CPU the reason too."""
-    from aevb_engine.backend.numpy import NumpyBackend
-
-    if name == "cpu":
-        return NumpyBackend(threads), None
-    if name not in ("auto", "gpu"):
-        raise UsageError(f"unknown backend '{name}': {suggest(name, ('auto', 'cpu', 'gpu'))}")
-    try:
-        from aevb_engine.backend.cupy import CupyBackend
-
-        return CupyBackend(), None
-    except BackendError as error:
-        if name == "gpu":
-            raise
-        cause = str(error).removeprefix("backend gpu: ").split(";")[0]
-        return NumpyBackend(threads), f"backend auto runs on the CPU: {cause}"

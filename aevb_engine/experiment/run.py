@@ -82,7 +82,7 @@ def start(
         )
         columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
         with MetricsLog.create(folder.metrics_path, columns) as log:
-            return folder, session, _train(folder, session, log, Progress(), display, stop)
+            return folder, session, _train(_Recorder(folder, session, log, Progress(), display, stop))
 
 
 def resume(
@@ -132,7 +132,7 @@ def resume(
         with MetricsLog.resume(folder.metrics_path, step, fallback) as log:
             for line in log.warnings:
                 display.note(line)
-            return folder, session, _train(folder, session, log, progress, display, stop)
+            return folder, session, _train(_Recorder(folder, session, log, progress, display, stop))
 
 
 @contextlib.contextmanager
@@ -164,15 +164,8 @@ def restore(session: Session, checkpoint: Checkpoint) -> Progress:
     )
 
 
-def _train(
-    folder: RunFolder,
-    session: Session,
-    log: MetricsLog,
-    progress: Progress,
-    display: Display,
-    stop: threading.Event | None,
-) -> dict[str, Any]:
-    recorder = _Recorder(folder, session, log, progress, display, stop)
+def _train(recorder: _Recorder) -> dict[str, Any]:
+    folder, session, progress, display = recorder.folder, recorder.session, recorder.progress, recorder.display
     for line in (*session.notes, *session.warnings):
         display.note(line)
     display.begin(folder, session)

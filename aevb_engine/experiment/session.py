@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine import registry
-from aevb_engine.backend.base import Backend, choose
+from aevb_engine.backend.base import Backend
+from aevb_engine.backend.choose import choose
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
 from aevb_engine.errors import DataError, UsageError
