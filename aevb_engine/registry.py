@@ -7,10 +7,12 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aevb_engine.errors import AevbError, BackendError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Kind = Literal["decoder", "optimizer", "dataset"]
 GROUPS: dict[Kind, str] = {
@@ -33,6 +35,8 @@ class Plugin:
 
 def _points(kind: Kind) -> list[EntryPoint]:
     """Every entry point of a kind, by name; the same one from two distributions counts once."""
+    from importlib.metadata import entry_points  # a quarter of the engine's import time, needed by few of its users
+
     return list({(p.name, p.value): p for p in sorted(entry_points(group=GROUPS[kind]))}.values())
 
 

@@ -1,0 +1,50 @@
+"""The workloads W1 to W5 of the step benchmarks, on any backend; and the arrays of a session made current."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import Any
+
+import numpy as np
+from setting import ROOT
+
+SMALL = {"dim": 40, "hidden": (8,), "latent": 3, "batch": 10}
+
+
+@cache
+def workloads(small: bool) -> dict[str, dict[str, Any]]:
+    """As ``benchmarks/conftest.py`` defines them, every field filled in."""
+    spec = importlib.util.spec_from_file_location("aevb_benchmarks", ROOT / "benchmarks" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    whole = {"decoder": "bernoulli", "objective": "elbo", "samples": 1, "batch": 100}
+    return {name: whole | w | (SMALL if small else {}) for name, w in module.WORKLOADS.items()}
+
+
+def trainer(name: str, backend: Any, small: bool = False, threads: int = 1) -> Any:
+    """A trainer of one workload on drawn data, not yet started."""
+    from aevb_engine import registry
+    from aevb_engine.model.model import Architecture, Model
+    from aevb_engine.operation import Buffer
+    from aevb_engine.training.step import ResidentRows
+    from aevb_engine.training.trainer import Settings, Trainer
+
+    w = workloads(small)[name]
+    data = (np.random.default_rng(0).random((5000, w["dim"])) < 0.2).astype(np.uint8)
+    likelihood = registry.create("decoder", w["decoder"])
+    model = Model(Architecture(w["dim"], w["latent"], w["hidden"]), likelihood, backend)
+    model.parameters.initialize(0)
+    optimizer = registry.create("optimizer", w["optimizer"])
+    settings = Settings(
+        objective=w["objective"], samples=w["samples"], batch=w["batch"], lr=optimizer.default_lr, threads=threads
+    )
+    return Trainer(model, optimizer, ResidentRows(Buffer("data", backend.upload(data))), settings)
+
+
+def current(backend: Any) -> None:
+    """Copies to and from the device go over this backend's stream from now on: one thread has one current stream."""
+    if backend.name == "gpu":
+        backend.stream.use()
