@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("aevb-engine", "numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl")
+PACKAGES = ("aevb-engine", "numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl", "numba")
 BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 # A difference in one of these may change the last bits of a matrix product.
-BIT_KEYS = ("numpy", "blas", "machine")
+BIT_KEYS = ("numpy", "numba", "blas", "machine")
 
 
 def environment() -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.kernels.philox import CHUNK, Philox, stream_id
+from aevb_engine import jit
+from aevb_engine.kernels.philox import CHUNK, Philox, key, stream_id
 
 _f = np.float32
 HALF_SQRT = np.uint32(0x3F3504F3)  # the bits of sqrt(1/2): mantissas are taken from [sqrt(1/2), sqrt(2))
@@ -39,6 +40,14 @@ class Noise:
         self._word = tuple(xp.empty(CHUNK, dtype=xp.uint32) for _ in range(4))
         self._float = tuple(xp.empty(CHUNK, dtype=xp.float32) for _ in range(6))
         self._index = xp.arange(CHUNK, dtype=xp.uint64)
+        self._loop: Any = None
+        if xp is np and jit.available():
+            from aevb_engine.kernels.noise_loop import normal_loop
+
+            self._loop = normal_loop()
+            self._loop_key = tuple(np.uint64(w) for w in (self.stream, *key(seed)))
+            one = np.empty(1, np.float32)
+            self._bits = (one, one.view(np.int32))
         self._counter = tuple(xp.empty(CHUNK, dtype=xp.uint64) for _ in range(4))
 
     def words(self, step: int, row: int, out: Any) -> None:
@@ -54,7 +63,10 @@ class Noise:
 
     def normal(self, step: int, row: int, out: Any) -> None:
         """Standard normal numbers into ``out`` (steps, rows, columns)."""
-        self._fill(step, row, out, self._normal)
+        if self._loop is not None:
+            self._loop(step, row, *self._loop_key, self._bits, out)
+        else:
+            self._fill(step, row, out, self._normal)
 
     def _fill(self, step: int, row: int, out: Any, transform: Any) -> None:
         xp = self.xp

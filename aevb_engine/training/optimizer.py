@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 
@@ -18,6 +18,8 @@ class Optimizer(ABC):
     default_lr: ClassVar[float] = 0.001
     state: tuple[str, ...] = ()
     scratch: int = 1
+    # The same on numbers, for a compiled loop: scalar(grad, coef, theta, *state) gives (theta, *state); optional.
+    scalar: Callable[..., Any] | None = None
     cuda: str | None = None  # elementwise text of ``update``: names grad, theta, the state, and coef[i]
 
     @abstractmethod

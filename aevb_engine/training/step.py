@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from aevb_engine import jit
 from aevb_engine.backend.base import Backend
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.noise import Noise
+from aevb_engine.kernels.philox import key, stream_id
 from aevb_engine.model.mlp import GradientPiece
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
@@ -63,11 +65,27 @@ def read_batch(ws: Workspace, clock: Clock, x: Buffer, rows: ResidentRows, seed:
     taken = x if same else ws.one("taken", width, dtype=data.array.dtype)
     if not rows.dynamic:
         return [operation(gather, data, clock.index, rows.scale, taken, x)]
+    if ws.backend.xp is np and jit.available():
+        return [_gather_bernoulli_loop(clock, data, x, seed)]
     words = ws.one("binarize words", 4 * -(-width // 8), dtype=np.uint32)
     wide = ws.one("binarize wide", width, dtype=np.uint32)
     ones = ws.one("binarize ones", width, dtype=np.bool_)
     draw = _noise_words(clock, words, seed)
     return [draw, operation(gather_bernoulli, data, clock.index, words, taken, wide, ones, x)]
+
+
+def _gather_bernoulli_loop(clock: Clock, data: Buffer, x: Buffer, seed: int) -> Operation:
+    """The same bits in one compiled loop, without words in between."""
+
+    def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+        from aevb_engine.kernels.noise_loop import gather_bernoulli_loop
+
+        loop, out, index = gather_bernoulli_loop(), x.view(rows), clock.index.view(rows)
+        step, row = clock.step.array, clock.row.array
+        words = tuple(np.uint64(w) for w in (stream_id("binarize"), *key(seed)))
+        return lambda: loop(data.array, index, int(step[0]), int(row[0]) + rows.lo, *words, out)
+
+    return custom("gather_bernoulli", bind, (data, clock.index, clock.step, clock.row), (x,))
 
 
 def _noise_words(clock: Clock, words: Buffer, seed: int) -> Operation:
@@ -159,6 +177,11 @@ def update_range(
     theta, grad = model.parameters.theta, model.parameters.grad
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+        if xp is np and jit.available() and optimizer.scalar is not None and len(state) <= 2:
+            loop = jit.update_loop(optimizer.scalar, len(state))
+            coef, given = clock.coef.array, (theta.dtype.type(decay), theta[lo:hi], *(s[lo:hi] for s in state))
+            # As numbers, not as an array: what might change inside the loop would keep it from being vectorized.
+            return lambda: loop(grad[lo:hi], tuple(coef), *given)
         work = [xp.empty(min(CHUNK, hi - lo), dtype=theta.dtype) for _ in range(max(1, optimizer.scratch))]
         coef = clock.coef.array
         factor = theta.dtype.type(decay)

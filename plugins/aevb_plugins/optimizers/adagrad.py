@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from aevb_engine.errors import UsageError
 from aevb_engine.training.optimizer import Optimizer
+
+
+def _scalar(grad: Any, coef: Any, theta: Any, squares: Any) -> Any:
+    squares = squares + grad * grad
+    return theta - coef[0] * (grad / (np.sqrt(squares) + coef[1])), squares
 
 
 class Adagrad(Optimizer):
@@ -16,6 +23,7 @@ class Adagrad(Optimizer):
     default_lr: ClassVar[float] = 0.02
     state = ("squares",)
     scratch = 1
+    scalar = staticmethod(_scalar)
     cuda = "squares += grad * grad; theta -= coef[0] * grad / (sqrt(squares) + coef[1]);"
 
     def __init__(self, *, eps: float = 1e-10, lr_decay: float = 0.0) -> None:

@@ -6,8 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from aevb_engine.errors import UsageError
 from aevb_engine.training.optimizer import Optimizer
+
+
+def _scalar(grad: Any, coef: Any, theta: Any, first: Any, second: Any) -> Any:
+    first = coef[0] * first + grad
+    second = coef[1] * second + grad * grad
+    return theta - coef[2] * (first / (np.sqrt(second) + coef[3])), first, second
 
 
 class Adam(Optimizer):
@@ -21,6 +29,7 @@ class Adam(Optimizer):
     default_lr: ClassVar[float] = 0.001
     state = ("first", "second")
     scratch = 1
+    scalar = staticmethod(_scalar)
     cuda = (
         "first = coef[0] * first + grad; second = coef[1] * second + grad * grad;"
         " theta -= coef[2] * first / (sqrt(second) + coef[3]);"

@@ -9,6 +9,16 @@ from aevb_engine.errors import UsageError
 from aevb_engine.training.optimizer import Optimizer
 
 
+def _scalar(grad: Any, coef: Any, theta: Any, velocity: Any) -> Any:
+    velocity = coef[1] * velocity + grad
+    return theta - coef[0] * velocity, velocity
+
+
+def _nesterov(grad: Any, coef: Any, theta: Any, velocity: Any) -> Any:
+    velocity = coef[1] * velocity + grad
+    return theta - coef[0] * (grad + coef[1] * velocity), velocity
+
+
 class Momentum(Optimizer):
     """v <- m v + g, theta <- theta - lr v, as torch.optim.SGD with momentum.
 
@@ -30,6 +40,7 @@ class Momentum(Optimizer):
         self.momentum = momentum
         self.gain = 1 - momentum if form == "ema" else 1.0
         self.nesterov = nesterov
+        self.scalar = _nesterov if nesterov else _scalar
         step = "grad + coef[1] * velocity" if nesterov else "velocity"
         self.cuda = f"velocity = coef[1] * velocity + grad; theta -= coef[0] * ({step});"
 

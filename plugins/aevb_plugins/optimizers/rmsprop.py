@@ -6,8 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from aevb_engine.errors import UsageError
 from aevb_engine.training.optimizer import Optimizer
+
+
+def _scalar(grad: Any, coef: Any, theta: Any, second: Any) -> Any:
+    second = coef[0] * second + grad * grad
+    return theta - coef[1] * (grad / (np.sqrt(second) + coef[2])), second
 
 
 class Rmsprop(Optimizer):
@@ -20,6 +27,7 @@ class Rmsprop(Optimizer):
     default_lr: ClassVar[float] = 0.001
     state = ("second",)
     scratch = 1
+    scalar = staticmethod(_scalar)
     cuda = "second = coef[0] * second + grad * grad; theta -= coef[1] * grad / (sqrt(second) + coef[2]);"
 
     def __init__(self, *, alpha: float = 0.99, eps: float = 1e-8) -> None:

@@ -8,12 +8,17 @@ from typing import Any, ClassVar
 from aevb_engine.training.optimizer import Optimizer
 
 
+def _scalar(grad: Any, coef: Any, theta: Any) -> Any:
+    return (theta - coef[0] * grad,)
+
+
 class Sgd(Optimizer):
     """theta <- theta - lr g, as torch.optim.SGD."""
 
     summary: ClassVar[str] = "stochastic gradient descent"
     default_lr: ClassVar[float] = 0.001
     scratch = 1
+    scalar = staticmethod(_scalar)
     cuda = "theta -= coef[0] * grad;"
 
     def coefficients(self, step: int, lr: float) -> tuple[float, ...]:

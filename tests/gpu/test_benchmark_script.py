@@ -1,0 +1,164 @@
+"""The proof script of ``benchmarks/gpu``: its sections through the double of CuPy, and what it says without a device.
+
+Only a device can show the figures, PyTorch and JAX, and the questions about launches, graphs and barriers; their CUDA
+texts are compiled here, and the product's is executed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cuda_on_cpu.nvrtc import compile_for, library
+from tests.cuda_on_cpu.runner import SCHEDULES, compile_text
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu"
+DOUBLE = ROOT / "tests" / "cuda_on_cpu" / "double"
+compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+
+
+def command(*options: object, state: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(DOUBLE), "AEVB_DOUBLE": state}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT / "run.py"), "--small", *map(str, options)],
+        capture_output=True, text=True, env=environment, timeout=110,
+    )  # fmt: skip
+
+
+def part(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"aevb_gpu_{name}", SCRIPT / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@compiler
+def test_every_section_through_the_double(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    sections = ["noise_bits", "kernels", "parity", "quiet", "speed", "questions"]
+    done = command("--output", output, "--sections", ",".join(sections), "--commit", "abc")
+    assert done.returncode == 0, done.stderr + done.stdout
+    result = json.loads(output.read_text())
+    assert (result["passed"], result["complete"], result["commit"]) == (True, True, "abc")
+    found = result["sections"]
+    assert {name: s["status"] for name, s in found.items()} == dict.fromkeys(["machine", *sections], "done")
+    assert found["machine"]["findings"]["device"] == "shim"
+    assert found["machine"]["findings"]["simulated"] is True
+    for name, least in (("noise_bits", 3), ("kernels", 2), ("parity", 6), ("quiet", 6)):
+        assert len(found[name]["checks"]) >= least
+    assert found["kernels"]["findings"]["texts"]["passed"] > 10
+    for workload in found["speed"]["findings"]["workloads"].values():
+        assert workload["gpu"]["wall_us"] > 0
+        assert workload["launches"]["products"] >= 11
+        assert all(k["floor_us"] >= 0 and (k["bytes"] or k["flop"]) for k in workload["kernels"])
+    assert "error" not in found["questions"]["findings"]["products"]
+    assert done.stdout.splitlines()[-1].startswith("passed; ")
+
+
+@pytest.mark.parametrize("state", ["no device", "no driver", "no library"])
+def test_without_a_device_one_line_and_no_file(state: str, tmp_path: Path) -> None:
+    output = tmp_path / "folder" / "result.json"
+    done = command("--output", output, state=state)
+    assert done.returncode == 5, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "backend gpu: " in done.stderr
+    assert done.stdout == ""
+    assert not output.parent.exists()
+
+
+def test_the_double_is_never_a_result_by_default() -> None:
+    before = sorted((ROOT / "benchmarks" / "results").glob("*"))
+    assert command().returncode == 5
+    assert sorted((ROOT / "benchmarks" / "results").glob("*")) == before
+
+
+def test_a_promise_that_was_not_looked_at_fails(tmp_path: Path) -> None:
+    """No time left for a section: exit code 1, and the file says so."""
+    output = tmp_path / "result.json"
+    done = command("--output", output, "--sections", "noise_bits", "--seconds", "9")
+    assert done.returncode == 1, done.stderr
+    result = json.loads(output.read_text())
+    assert (result["passed"], result["complete"]) == (False, True)
+    assert result["sections"]["noise_bits"]["status"] == "no time left"
+    assert "FAILED noise_bits: no time left" in done.stdout
+
+
+def test_a_record_is_whole_after_every_entry(tmp_path: Path) -> None:
+    result = part("result")
+    record = result.Record(tmp_path / "r.json")
+    record.check("held", True, np.float64(1.5), 2)
+    record.check("broken", float("nan") < 1, float("nan"), 1)
+    record.attempt("question", lambda: 1 / 0)
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["checks"]["held"] == {"passed": True, "value": 1.5, "limit": 2}
+    assert found["checks"]["broken"] == {"passed": False, "value": "nan", "limit": 1}
+    assert "ZeroDivisionError" in found["findings"]["question"]["error"]
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_entry_points_without_an_installation(tmp_path: Path) -> None:
+    setting = part("setting")
+    setting._entry_points(tmp_path)
+    (distribution,) = importlib.metadata.distributions(path=[str(tmp_path)])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (distribution.name, distribution.version) == (project["name"], project["version"])
+    found: dict[str, dict[str, str]] = {}
+    for point in distribution.entry_points:
+        found.setdefault(point.group, {})[point.name] = point.value
+    assert found == project["entry-points"]
+
+
+def test_the_engine_runs_with_the_stand_in_for_threadpoolctl(tmp_path: Path) -> None:
+    (tmp_path / "threadpoolctl.py").write_text(part("setting").THREADPOOLCTL)
+    code = (
+        "import threadpoolctl; assert 'stand-in' in threadpoolctl.__doc__\n"
+        "from aevb_engine.experiment.environment import environment; environment()\n"
+        "from aevb_engine.backend.numpy import NumpyBackend\n"
+        "NumpyBackend(1).run([[[lambda: print('ran')]]], 1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout == "ran\n", done.stderr
+
+
+@compiler
+@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 35, 9), (32, 64, 32)], ids=str)
+@pytest.mark.parametrize("name", ["forward", "data", "weight"])
+def test_the_simple_product(name: str, shape: tuple[int, int, int]) -> None:
+    m, n, k = shape
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((k, m) if name == "weight" else (m, k)).astype(np.float32)
+    b = rng.standard_normal((n, k) if name == "data" else (k, n)).astype(np.float32)
+    expected = (a.T if name == "weight" else a).astype(np.float64) @ (b.T if name == "data" else b)
+    program = compile_text((SCRIPT / "product.cu").read_text())
+    for schedule in SCHEDULES:
+        y = np.full((m, n), np.nan, np.float32)
+        args: tuple[Any, ...] = (a, b, y, np.int32(m), np.int32(n), np.int32(k))
+        program.call(f"product_{name}", (-(-n // 32), -(-m // 32), 1), (256, 1, 1), args, schedule)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(library() is None, reason="needs `pip install nvidia-cuda-nvrtc`")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("file", ["device.cu", "product.cu"])
+def test_the_texts_compile(file: str, arch: str) -> None:
+    text = (SCRIPT / file).read_text()
+    used = compile_for(arch, text)
+    assert set(used) == set(re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(", text))
+    assert all(u.spills == 0 for u in used.values())
