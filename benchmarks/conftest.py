@@ -34,7 +34,7 @@ def build(name: str, threads: int) -> Trainer:
     data = (rng.random((5000, w["dim"])) < 0.2).astype(np.uint8)
     model = Model(
         Architecture(w["dim"], w["latent"], w["hidden"]),
-        registry.create("decoder", w["decoder"]),
+        registry.create("decoder", w.get("decoder", "bernoulli")),
         NumpyBackend(threads),
     )
     model.parameters.initialize(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class CupyBackend:
 
     def __init__(self) -> None:
         self.xp: Any = open_cupy()
-        self.stream = self.xp.cuda.Stream(non_blocking=True)
+        self.stream = _stream(self.xp)
         self.stream.use()
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
@@ -88,6 +89,12 @@ class CupyBackend:
 
     def close(self) -> None:
         self.stream.synchronize()
+
+
+@cache
+def _stream(cupy: Any) -> Any:
+    """One stream for every backend of the process: what two models enqueue stays in order with their copies."""
+    return cupy.cuda.Stream(non_blocking=True)
 
 
 def _launch(function: Any, launch: Launch) -> Call:

@@ -43,7 +43,7 @@ def run(record: Record, options: Options) -> None:
 
 def pytest(ini: Path, arguments: list[str], outcomes: Path, seconds: float) -> dict[str, Any]:
     """Run it; the number of each outcome and the names of what did not pass, also where it ran out of time."""
-    environment = dict(os.environ)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     environment["PYTHONPATH"] = os.pathsep.join([environment.get("PYTHONPATH", ""), str(HERE)])
     environment |= {"AEVB_REQUIRE_GPU": "1", "AEVB_OUTCOMES": str(outcomes)}
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-c", str(ini)]

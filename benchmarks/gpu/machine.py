@@ -13,12 +13,12 @@ from result import Record
 from section import Options
 from setting import ROOT
 
-QUERY = (
-    "name,driver_version,vbios_version,persistence_mode,compute_mode,mig.mode.current,pstate,clocks.sm,clocks.mem,"
-    "clocks.max.sm,clocks.max.mem,clocks_throttle_reasons.active,power.draw,power.limit,temperature.gpu,"
-    "utilization.gpu,memory.used,memory.total"
+QUERIES = (  # the second where a driver does not know a name of the first
+    "name,driver_version,persistence_mode,compute_mode,mig.mode.current,pstate,clocks.sm,clocks.mem,clocks.max.sm,"
+    "clocks.max.mem,power.draw,power.limit,temperature.gpu,utilization.gpu,memory.used,memory.total",
+    "name,driver_version,clocks.sm,clocks.mem",
 )
-PACKAGES = ("aevb-engine", "numpy", "h5py", "torch", "triton", "jax", "jaxlib", "pytest")
+PACKAGES = ("aevb-engine", "numpy", "h5py", "numba", "torch", "triton", "jax", "jaxlib", "pytest")
 PROPERTIES = (
     "multiProcessorCount", "major", "minor", "totalGlobalMem", "l2CacheSize", "sharedMemPerMultiprocessor",
     "sharedMemPerBlockOptin", "regsPerMultiprocessor", "memoryBusWidth", "ECCEnabled",
@@ -30,14 +30,14 @@ def run(record: Record, options: Options) -> None:
 
     backend = CupyBackend()
     xp = backend.xp
-    smi = _smi()
+    asked = smi()
     record.note(
         device=backend.device(),
         simulated=xp.__version__ == "double",
-        driver=(smi or {}).get("driver_version", f"CUDA {xp.cuda.runtime.driverGetVersion()}"),
+        driver=(asked or {}).get("driver_version", f"CUDA {xp.cuda.runtime.driverGetVersion()}"),
         cuda_of_driver=xp.cuda.runtime.driverGetVersion(),
         cupy=xp.__version__,
-        nvidia_smi=smi,
+        nvidia_smi=asked,
         versions={name: _version(name) for name in PACKAGES},
         tf32=os.environ.get("CUPY_TF32"),
         sources=_sources(),
@@ -48,14 +48,15 @@ def run(record: Record, options: Options) -> None:
     backend.close()
 
 
-def _smi() -> dict[str, str] | None:
+def smi() -> dict[str, str] | None:
     """nvidia-smi's answers by name; None where it is not there."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        if done.returncode == 0 and done.stdout.strip():
-            values = [v.strip() for v in done.stdout.splitlines()[0].split(",")]
-            return dict(zip(QUERY.split(","), values, strict=False))
+    for query in QUERIES:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+            if done.returncode == 0 and done.stdout.strip():
+                values = [v.strip() for v in done.stdout.splitlines()[0].split(",")]
+                return dict(zip(query.split(","), values, strict=False))
     return None
 
 

@@ -21,7 +21,7 @@ def run(record: Record, options: Options) -> None:
     for kind in KINDS:
         ours, expected = device(backend, kind, shape), host(kind, shape)
         different = int((ours.view(np.uint32) != expected.view(np.uint32)).sum())
-        record.check(f"{kind}s that differ, of {expected.size}", different == 0, different, 0)
+        record.check(f"{kind}: numbers that differ, of {expected.size}", different == 0, different, 0)
     backend.close()
 
 

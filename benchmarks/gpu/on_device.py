@@ -19,8 +19,8 @@ from aevb_engine.backend.cupy import OPTIONS, open_cupy
 from aevb_engine.cuda.launch import HEAD
 from tests.cuda_on_cpu import runner
 
-_which = shutil.which
-shutil.which = lambda name, *a, **k: _which(name, *a, **k) or ("device" if name == "g++" else None)
+if shutil.which("g++") is None:  # the tests are skipped without it; here it is not needed
+    shutil.which = lambda name, *a, **k: "device" if name == "g++" else None  # type: ignore[assignment]
 
 
 class DeviceProgram(runner.Program):

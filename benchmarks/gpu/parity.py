@@ -59,8 +59,9 @@ def _relative(expected: Any, actual: Any) -> float:
 def _data(options: Options) -> dict[str, Any]:
     if options.data is not None and not options.small:
         return {"dataset": "mnist", "data_dir": str(options.data), "offline": True}
-    sizes = {"train": 200, "test": 50} if options.small else {"train": 5000, "test": 1000}
-    return {"dataset": "glyphs", "dataset_options": sizes}
+    if options.small:
+        return {"dataset": "simulated-binary", "dataset_options": {"train": 200, "test": 50}}
+    return {"dataset": "glyphs", "dataset_options": {"train": 5000, "test": 1000}}
 
 
 def session(backend: str, options: Options, config: dict[str, Any]) -> Any:
@@ -69,7 +70,7 @@ def session(backend: str, options: Options, config: dict[str, Any]) -> Any:
 
     given = {"batch_size": 100, "seed": 1, "backend": backend, **_data(options), **config}
     if options.small:
-        given |= {"hidden": (8,), "latent_dim": 2, "batch_size": 20, "steps": min(100, given["steps"])}
+        given |= {"hidden": (8,), "latent_dim": 2, "batch_size": 20, "steps": min(40, given["steps"])}
     return prepare(RunConfig(**given))
 
 
@@ -94,9 +95,8 @@ def trajectory(record: Record, options: Options, name: str, config: dict[str, An
         say(f"  {name} on the {backend}: {bounds[-1]:.4f} nats after {steps} steps, {seconds[-1]:.1f} s")
         made.backend.close()
     difference = abs(bounds[0] - bounds[1])
-    record.check(
-        f"{name}: difference of the bound after {steps} steps, {dataset}", difference <= limit, difference, limit
-    )
+    what = f"{name}: difference of the bound after {steps} steps, {dataset}"
+    record.check(what, difference <= limit, difference, limit)
     apart = np.abs(batches[0] - batches[1])
     record.note(
         **{
@@ -113,16 +113,17 @@ def trajectory(record: Record, options: Options, name: str, config: dict[str, An
 
 def repeat(record: Record, options: Options) -> None:
     """The same run twice, and once more in two parts: the same bits of the parameters and of the optimizer's state."""
-    config = {"hidden": (500,), "latent_dim": 20, "optimizer": "adam", "steps": 60 if options.small else 300}
-    part = config["steps"] // 3 + 7
+    steps = 40 if options.small else 300
+    config = {"hidden": (500,), "latent_dim": 20, "optimizer": "adam", "steps": steps}
+    part = steps // 3 + 7
     first, again, begun, resumed = (session("gpu", options, config) for _ in range(4))
     for made in (first, again):
-        train(made, config["steps"])
+        train(made, steps)
     train(begun, part)
     kept = begun.trainer.arrays()
     current(resumed.backend)
     resumed.trainer.restore(part, kept)
-    train(resumed, config["steps"] - part)
+    train(resumed, steps - part)
     for name, other in (("two runs", again), ("a run and its resumption", resumed)):
         current(first.backend)
         expected = first.trainer.arrays()

@@ -89,6 +89,8 @@ def main() -> None:
     mode, out, *tasks = sys.argv[1:]
     if mode == "highest":
         jax.config.update("jax_default_matmul_precision", "highest")
+    if jax.default_backend() != "gpu":
+        sys.exit(f"JAX runs on {jax.default_backend()}, not on the GPU")
     device = str(jax.devices()[0])
     found: dict[str, Any] = {}
     for item in tasks:

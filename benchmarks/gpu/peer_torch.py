@@ -72,7 +72,7 @@ class Training:
             made = Adam(self.parameters, task.lr, mode == "graph")
         self.optimizer = made
         self.cursor = torch.zeros(1, dtype=torch.int64, device="cuda")
-        self.loss = torch.compile(minus_bound) if mode == "compiled" else minus_bound
+        self.loss = torch.compile(minus_bound, dynamic=False) if mode == "compiled" else minus_bound
         self.place = 0
         self.replay: Any = None
         if mode == "graph":

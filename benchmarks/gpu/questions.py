@@ -7,6 +7,7 @@ simple product of our own against the library, and whether TF32 is off.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def launches(clock: Clock) -> dict[str, float]:
         "16 arguments": _host(clock, lambda: many((1, 1, 1), (256, 1, 1), wide)),
         "matmul": _host(clock, lambda: xp.matmul(a, a, out=y)),
     }
-    graph = capture(clock.stream, lambda: [many((1, 1, 1), (256, 1, 1), wide) for _ in range(NODES)])
+    graph = capture(clock.stream, partial(_repeat, partial(many, (1, 1, 1), (256, 1, 1), wide), NODES))
     found[f"graph of {NODES} launches"] = _host(clock, lambda: graph.launch(clock.stream), 20)
     return found
 
@@ -127,18 +128,22 @@ def _host(clock: Clock, call: Any, times: int = 300) -> float:
 def graph_nodes(clock: Clock) -> dict[str, float]:
     """Microseconds a node, in a chain of empty kernels of one block and of one block per multiprocessor."""
     found = {}
-    empty = clock.functions["empty"]
     for name, blocks in (("1 block", 1), ("a block per multiprocessor", _multiprocessors(clock))):
+        one = partial(clock.functions["empty"], (blocks,), (256,), ())
         seconds = []
         for nodes in (1, NODES):
-            graph = capture(clock.stream, lambda nodes=nodes, n=blocks: [empty((n,), (256,), ()) for _ in range(nodes)])
+            graph = capture(clock.stream, partial(_repeat, one, nodes))
             graph.upload(clock.stream)
-            seconds.append(clock.back_to_back(lambda graph=graph: graph.launch(clock.stream), 20))
+            seconds.append(clock.back_to_back(partial(graph.launch, clock.stream), 20))
         found[f"{name}: a node more"] = round((seconds[1] - seconds[0]) / (NODES - 1) * 1e6, 3)
         found[f"{name}: a graph of one"] = round(seconds[0] * 1e6, 3)
-        eager = clock.back_to_back(lambda n=blocks: empty((n,), (256,), ()), 300)
-        found[f"{name}: launched eagerly, queue full"] = round(eager * 1e6, 3)
+        found[f"{name}: launched eagerly, queue full"] = round(clock.back_to_back(one, 300) * 1e6, 3)
     return found
+
+
+def _repeat(call: Any, times: int) -> None:
+    for _ in range(times):
+        call()
 
 
 def _multiprocessors(clock: Clock) -> int:
@@ -160,7 +165,7 @@ def grid_barrier(clock: Clock, rounds: int = 2000, limit: int = 2_000_000) -> di
             for _ in range(5):
                 arrived, late = xp.zeros(1, np.uint32), xp.zeros(1, np.int32)
                 given = (arrived, late, np.int32(n), np.int32(limit))
-                times.append(clock.device(lambda t=threads, g=given: function((blocks,), (t,), g), 1e-3))
+                times.append(clock.device(partial(function, (blocks,), (threads,), given), 1e-3))
                 if int(late[0]) or int(arrived[0]) != n * blocks:
                     raise RuntimeError(f"{int(arrived[0])} of {n * blocks} arrivals; late {int(late[0])}")
             seconds[n] = float(np.median(times))

@@ -115,7 +115,8 @@ class Proof:
             "small": self.given.small,
             "notes": notes,
             "passed": False,
-            "complete": False,
+            "asked": self.given.sections or "all",
+            "ended": False,
             "sections": {},
         }
         self.put("machine", machine)
@@ -125,7 +126,7 @@ class Proof:
         self._write()
 
     def finish(self) -> None:
-        self.result["complete"] = True
+        self.result["ended"] = True
         self.result["seconds"] = round(time.monotonic() - self.start, 1)
         self._write()
 
@@ -150,10 +151,11 @@ class Proof:
 
     def section(self, name: str) -> dict[str, Any]:
         """Run one section; what it found, however it ended."""
-        seconds = min(SECTIONS[name], self.given.seconds - SPARE - (time.monotonic() - self.start))
-        if seconds < 5:
-            return {"status": "no time left"}
-        if name != "machine":
+        seconds: float = SECTIONS[name]
+        if name != "machine":  # without which the rest means nothing
+            seconds = min(seconds, self.given.seconds - SPARE - (time.monotonic() - self.start))
+            if seconds < 5:
+                return {"status": "no time left"}
             say(f"{name} (at most {seconds:.0f} s)")
         file = self.work / f"{name}.json"
         command = [sys.executable, str(HERE / "section.py"), name, str(file), "--work", str(self.work)]

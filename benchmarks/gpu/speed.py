@@ -11,6 +11,7 @@ from typing import Any
 
 import floors
 import numpy as np
+from machine import smi
 from result import Record, say
 from section import Options
 from timing import QUEUE, Clock
@@ -37,13 +38,14 @@ def run(record: Record, options: Options) -> None:
         made.advance(BLOCK if not options.small else 2)
         found[name]["kernels"] = _kernels(clock, made.inner, rates, options)
         record.note(workloads=found)
+    record.note(clocks_after=smi())
     backend.close()
 
 
 def _device(clock: Clock, backend: Any, name: str, options: Options) -> dict[str, Any]:
     current(backend)
     made = trainer(name, backend, options.small)
-    block, rounds = (5, 2) if options.small else (BLOCK, 15)
+    block, rounds = (2, 2) if options.small else (BLOCK, 15)
     for _ in range(2):
         made.advance(block)
     wall = [clock.wall(lambda: made.advance(block)) / block for _ in range(rounds)]

@@ -55,7 +55,7 @@ def test_every_section_through_the_double(tmp_path: Path) -> None:
     done = command("--output", output, "--sections", ",".join(sections), "--commit", "abc")
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(output.read_text())
-    assert (result["passed"], result["complete"], result["commit"]) == (True, True, "abc")
+    assert (result["passed"], result["ended"], result["commit"]) == (True, True, "abc")
     found = result["sections"]
     assert {name: s["status"] for name, s in found.items()} == dict.fromkeys(["machine", *sections], "done")
     assert found["machine"]["findings"]["device"] == "shim"
@@ -94,7 +94,7 @@ def test_a_promise_that_was_not_looked_at_fails(tmp_path: Path) -> None:
     done = command("--output", output, "--sections", "noise_bits", "--seconds", "9")
     assert done.returncode == 1, done.stderr
     result = json.loads(output.read_text())
-    assert (result["passed"], result["complete"]) == (False, True)
+    assert (result["passed"], result["ended"]) == (False, True)
     assert result["sections"]["noise_bits"]["status"] == "no time left"
     assert "FAILED noise_bits: no time left" in done.stdout
 

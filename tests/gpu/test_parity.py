@@ -186,3 +186,9 @@ def test_everything_is_lowered(case: str, double: Any) -> None:
 
 
 PRODUCTS = {"affine_backward_data", "affine_backward_weight"}
+
+
+def test_all_backends_of_a_process_share_one_stream(gpu: str) -> None:
+    """Two streams would leave a model's copies unordered with another's steps."""
+    first, second = session("gpu", "elbo-bernoulli-adam").backend, session("gpu", "elbo-bernoulli-adam").backend
+    assert first.stream is second.stream  # type: ignore[attr-defined]
