@@ -16,6 +16,7 @@ PACKAGES = {"aevb_engine": ROOT, "aevb_cli": ROOT / "cli", "aevb_plugins": ROOT 
 LAYERS = [
     "errors",
     "registry",
+    "jit",
     "kernel",
     "kernels",
     "operation",
@@ -29,6 +30,7 @@ LAYERS = [
     "testing",
     "experiment",
     "vae",
+    "bench",
     "__init__",
     "__main__",
 ]
