@@ -113,6 +113,13 @@ def _noise(op: Operation) -> Item:
     return Text(sources()["normal"], (step, row, 0, eps.per_point, 0, *words, block))
 
 
+def _noise_by_sample(op: Operation) -> Item:
+    step, row, *words = _key(op)
+    cube = op.facts["eps"]
+    by_sample = Buffer(cube.name, cube.array.transpose(1, 0, 2), 0, cube.storage)
+    return Text(sources()["normal"], (step, row, 0, 1, 0, *words, by_sample))
+
+
 def _words(op: Operation) -> Item:
     step, row, *words = _key(op)
     (out,) = op.writes
@@ -146,6 +153,7 @@ def _log_prob(op: Operation) -> Item | None:
 
 CUSTOM: dict[str, Callable[[Operation], Item | None]] = {
     "noise": _noise,
+    "noise_by_sample": _noise_by_sample,
     "binarize_words": _words,
     "advance": _advance,
     "record": _record,

@@ -154,6 +154,20 @@ def test_encode_decode_sample(gpu: str) -> None:
     assert (apply.sample(cpu.model, 5) != apply.sample(device.model, 5)).mean() < 0.01
 
 
+def test_importance_sampling(gpu: str) -> None:
+    """The same samples, the same estimate, on both backends."""
+    from aevb_engine.evaluation.importance import ImportanceSampler
+    from aevb_engine.operation import Buffer
+    from aevb_engine.training.step import ResidentRows
+
+    found = []
+    for name in ("cpu", "gpu"):
+        s = session(name, "elbo-bernoulli-adam")
+        rows = ResidentRows(Buffer("data", s.backend.upload(s.dataset.test[:9])))
+        found.append(ImportanceSampler(s.model, rows, 30, seed=1).run())
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
 # The step itself --------------------------------------------------------------------------------------------
 
 
