@@ -34,6 +34,9 @@ class Workload:
     samples: int = 1
     rows: int = 60_000
 
+    def __str__(self) -> str:
+        return f"{'-'.join(map(str, (self.dim, *self.hidden, self.latent)))} batch {self.batch}"
+
 
 WORKLOADS: dict[str, Workload] = {
     "W1": Workload(784, (100,), 2, "adagrad"),

@@ -20,6 +20,7 @@ COMMANDS = {
     "show": "aevb_cli.show:show",
     "datasets": "aevb_cli.datasets:datasets",
     "plugins": "aevb_cli.plugins:plugins",
+    "bench": "aevb_cli.bench:bench",
     "doctor": "aevb_cli.doctor:doctor",
 }
 

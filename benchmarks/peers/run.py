@@ -1,0 +1,91 @@
+"""The engine and its peers on the workloads W1 to W5, in turns.
+
+    python benchmarks/peers/run.py [--cores 1,2] [--workloads W1,W2] [--only ours,torch,jax] [--rounds 5] [--output F]
+    python benchmarks/peers/run.py --table FILE
+
+Each engine has its own process, pinned to the same cores, with as many threads; in each round every process trains one
+block of steps while the others wait. Ratios are medians over rounds. W2 also estimates log-likelihoods, and on two
+cores trains beside a busy process. Engines: ours (NumPy alone), jit (with numba), torch (eager), compile, jax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+import rounds
+import table
+
+from aevb_engine import bench
+
+PACKAGES = {"ours": "numpy", "jit": "numba", "torch": "torch", "compile": "torch", "jax": "jax"}
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def main() -> None:
+    options = arguments()
+    if options.table:
+        sys.stdout.write(table.markdown(json.loads(options.table.read_text(encoding="utf-8"))))
+        return
+    engines = [e for e in options.only if machine.installed(PACKAGES[e])]
+    for engine in options.only:
+        if engine not in engines:
+            say(f"{engine} is left out: {PACKAGES[engine]} is not installed")
+    result: dict[str, Any] = {"schema": 1, **machine.facts(), "rounds": options.rounds, "runs": []}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")  # cold at first
+        for name in options.workloads:
+            data = Path(folder) / f"{name}.npy"
+            np.save(data, bench.draw(bench.WORKLOADS[name]))
+            for cores in options.cores:
+                run = rounds.measure(name, data, cores, engines, options.rounds)
+                result["runs"].append(run)
+                us = {e: round(float(np.median(f["seconds"])) * 1e6) for e, f in run["engines"].items()}
+                say(f"{name}, {cores} core(s), us a step: {us}")
+            data.unlink()
+    result["load_after"] = os.getloadavg()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(table.markdown(result))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line, checked."""
+    today = datetime.date.today().isoformat()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", type=_names(bench.WORKLOADS), default=list(bench.WORKLOADS))
+    parser.add_argument(
+        "--only", type=_names(PACKAGES), default=list(PACKAGES), help="of ours, jit, torch, compile, jax"
+    )
+    parser.add_argument("--cores", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / f"peers-{today}.json")
+    parser.add_argument("--table", type=Path, help="only print the table of this result")
+    return parser.parse_args()
+
+
+def _names(known: Any) -> Any:
+    def names(text: str) -> list[str]:
+        given = text.split(",")
+        if not set(given) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text}: known are {', '.join(known)}")
+        return given
+
+    return names
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
