@@ -16,13 +16,15 @@ from child import Child, pinned
 from aevb_engine import bench, registry
 
 STEPS = {"W1": 400, "W2": 200, "W3": 300, "W4": 20, "W5": 200}  # in a block: about half a second
+UNTIL = {"W4": 240}  # steps after which bounds are compared, where the rounds end before training has settled
 EVALUATED = "W2"  # the model whose log-likelihoods are estimated too, and that is trained beside a busy process
 BUSY_CORES, BUSY_STEPS = 2, 100
 
 
 def measure(name: str, data: Path, cores: int, engines: list[str], rounds: int) -> dict[str, Any]:
     """All engines on one workload: seconds a step, the products' seconds, bounds, memory and start."""
-    run: dict[str, Any] = {"workload": name, "cores": cores, "steps": STEPS[name], "load": os.getloadavg()}
+    run: dict[str, Any] = {"workload": name, "cores": cores, "threads": cores, "steps": STEPS[name]}
+    run["load"] = os.getloadavg()
     found: dict[str, dict[str, Any]] = {}
     run["engines"] = found
     children: dict[str, Child] = {}
@@ -40,10 +42,13 @@ def measure(name: str, data: Path, cores: int, engines: list[str], rounds: int) 
                         run.setdefault("floor", []).append(children[engine].ask("floor")["seconds"])
         for engine, child in children.items():
             found[engine] |= child.ask("facts")
+            missing = UNTIL.get(name, 0) - len(found[engine]["bounds"])
+            if missing > 0:
+                found[engine]["bounds"] += child.ask(f"block {missing}")["bounds"]
             reached(found[engine])
         few = [e for e in engines if e != "compile"]
         if name == EVALUATED:
-            evaluate(few, children, found, rounds)
+            evaluate(few, children, found, min(rounds, 3))
         if name == EVALUATED and cores == BUSY_CORES:
             with busy(cores):
                 for number in range(min(rounds, 3)):

@@ -25,15 +25,15 @@ def markdown(result: Run) -> str:
     ]
     for cores in sorted({r["cores"] for r in runs}):
         title = f"{cores} core{'s' if cores > 1 else ''}, microseconds a step"
-        parts += [f"**{title}**", times([r for r in runs if r["cores"] == cores], "seconds")]
+        parts += [f"### {title}", times([r for r in runs if r["cores"] == cores], "seconds")]
         parts += [ratios([r for r in runs if r["cores"] == cores], "seconds", floor=cores == 1)]
     evaluated = [r for r in runs if any("evaluation_seconds" in f for f in r["engines"].values())]
     if evaluated:
-        parts += ["**Log-likelihood with 5,000 importance samples** (784-500-20, 40 rows)", evaluation(evaluated)]
+        parts += ["### Log-likelihood with 5,000 importance samples (784-500-20, 40 rows)", evaluation(evaluated)]
     for r in runs:
         if any("busy_seconds" in f for f in r["engines"].values()):
-            parts += [f"**{r['workload']} on {r['cores']} cores while another process keeps each busy**", grown(r)]
-    return "\n\n".join([*parts, "**Memory and start**", costs(result)]) + "\n"
+            parts += [f"### {r['workload']} on {r['cores']} cores while another process keeps each busy", grown(r)]
+    return "\n\n".join([*parts, "### Memory and start", costs(result)]) + "\n"
 
 
 def blas(runs: list[Run]) -> str:
