@@ -51,13 +51,20 @@ def main() -> None:
                 chosen = [e for e in engines if options.only or e != "compile" or cores == 1]
                 run = rounds.measure(name, data, cores, chosen, options.rounds)
                 result["runs"].append(run)
+                result["load_after"] = os.getloadavg()
+                write(options.output, result)
                 us = {e: round(float(np.median(f["seconds"])) * 1e6) for e, f in run["engines"].items()}
                 say(f"{name}, {cores} core(s), us a step: {us}")
             data.unlink()
-    result["load_after"] = os.getloadavg()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table.markdown(result))
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """All that is measured so far: a run that is stopped leaves whole workloads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def arguments() -> argparse.Namespace:
@@ -65,9 +72,7 @@ def arguments() -> argparse.Namespace:
     today = datetime.date.today().isoformat()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", type=_names(bench.WORKLOADS), default=list(bench.WORKLOADS))
-    parser.add_argument(
-        "--only", type=_names(PACKAGES), default=list(PACKAGES), help="of ours, jit, torch, compile, jax"
-    )
+    parser.add_argument("--only", type=_names(PACKAGES), help="of ours, jit, torch, compile, jax")
     parser.add_argument("--cores", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / f"peers-{today}.json")

@@ -102,14 +102,14 @@ def costs(result: Run) -> str:
     names = list(dict.fromkeys(r["workload"] for r in runs))
     rows = []
     for e in present(runs):
-        found = {n: [r["engines"][e] for r in runs if r["workload"] == n] for n in names}
+        found = {n: [r["engines"][e] for r in runs if r["workload"] == n and e in r["engines"]] for n in names}
         every = [f for some in found.values() for f in some]
         first = [f["first_step_s"] * 1e3 for f in every]
         size = result["installed_bytes"].get("torch" if e == "compile" else e)
         rows.append([
             TITLES[e], f"{np.median([f['import_s'] for f in every]):.2f} s",
             f"{np.median(first):.0f} ms ({min(first):.0f} to {max(first):.0f})", f"{size / 1e6:.0f} MB" if size else "",
-            *(f"{max(f['peak_bytes'] for f in some) / 1e6:.0f} MB" for some in found.values()),
+            *(f"{max(f['peak_bytes'] for f in some) / 1e6:.0f} MB" if some else "" for some in found.values()),
         ])  # fmt: skip
     head = ["", "import", "first step after it", "installed", *(f"peak memory {n}" for n in names)]
     return lines(head, rows)
