@@ -1,7 +1,7 @@
 """A third text of a few kernels: the same arithmetic as one loop, compiled by numba where it is installed.
 
 Found automatically (the extra ``jit``); ``AEVB_JIT=0`` leaves it out. NumPy alone stays complete. Loops are compiled
-without fast-math, so noise keeps its bits; they release the interpreter lock.
+without fast-math unless they ask for a part of it, so noise keeps its bits; they release the interpreter lock.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from types import FunctionType
 from typing import Any
 
 
@@ -19,18 +20,23 @@ def available() -> bool:
     return os.environ.get("AEVB_JIT", "1") != "0" and find_spec("numba") is not None
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], fastmath: frozenset[str] = frozenset()) -> Any:
     """``function`` compiled on first call; the machine code is kept in a cache on disk for the next process."""
     import numba
 
-    return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    return numba.njit(nogil=True, error_model="numpy", cache=True, fastmath=set(fastmath) or False)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """``function`` compiled, to be called from compiled loops."""
-    import numba
+    """``function`` compiled into the loops that call it.
 
-    return numba.njit(error_model="numpy", inline="always")(function)
+    A copy, that pickles with its code: the cache finds a loop by what its functions say, not by where they live.
+    """
+    from numba.extending import register_jitable
+
+    copy = FunctionType(function.__code__, function.__globals__, function.__name__, None, function.__closure__)
+    copy.__module__ = "__main__"
+    return register_jitable(forceinline=True, error_model="numpy")(copy)
 
 
 @cache

@@ -52,7 +52,8 @@ def check_likelihood(
     """Everything the engine relies on, in float64 on random heads.
 
     Shapes, untouched inputs, row independence, gradients, mean, samples, support and total probability; and that
-    float32 agrees. ``points``, ``samples`` and ``columns`` are the B, L and D of the trial.
+    float32 and the scalar text, where there is one, agree. ``points``, ``samples`` and ``columns`` are the B, L and D
+    of the trial.
     """
     trial = _Trial(likelihood, rng_seed, points, samples, columns)
     _check_declaration(likelihood)
@@ -63,6 +64,7 @@ def check_likelihood(
     _check_samples(likelihood, rng_seed, columns)
     _check_total(likelihood, rng_seed)
     _check_float32(trial)
+    _check_scalar(trial)
 
 
 class _Trial:
@@ -241,6 +243,27 @@ def _check_float32(trial: _Trial) -> None:
     x, *heads = (a.astype(np.float32) for a in (trial.x, *trial.heads))
     narrow = trial.log_prob(x, heads)
     _require(_near(wide, narrow, 1e-3), trial.likelihood, "log_prob in float32 differs from float64")
+
+
+def _check_scalar(trial: _Trial) -> None:
+    """One column at a time, on numbers: the text of the compiled loop."""
+    scalar = trial.likelihood.scalar(np.exp, np.log1p)
+    if scalar is None:
+        return
+    x, heads = trial.x.astype(np.float32), [h.astype(np.float32) for h in trial.heads]
+    logp, dheads = trial.gradients(x, heads, both=True)
+    found = [np.empty(np.shape(logp) + x.shape[2:], np.float32) for _ in range(1 + len(heads))]
+    columns = [np.broadcast_to(a, found[0].shape) for a in (x, *heads)]
+    with np.errstate(all="ignore"):
+        for at in np.ndindex(found[0].shape):
+            values = scalar(*(c[at] for c in columns))
+            _require(len(values) == len(found), trial.likelihood, f"scalar gives {len(values)} numbers")
+            for out, value in zip(found, values, strict=True):
+                out[at] = value
+    same = _near(found[0].sum(-1), logp, 1e-4)
+    _require(same, trial.likelihood, "scalar's log p differs from log_prob")
+    same = all(_near(a, b, 1e-4) for a, b in zip(found[1:], dheads, strict=True))
+    _require(same, trial.likelihood, "scalar's derivatives differ from log_prob_backward")
 
 
 def _values(support: Support, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

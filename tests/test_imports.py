@@ -20,6 +20,7 @@ LAYERS = [
     "kernel",
     "kernels",
     "operation",
+    "compiled",
     "cuda",
     "backend",
     "data",

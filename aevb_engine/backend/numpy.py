@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import threadpoolctl
 
+from aevb_engine import jit
 from aevb_engine.backend.base import Call
 from aevb_engine.operation import Operation, Rows
 
@@ -46,6 +47,10 @@ class NumpyBackend:
         return np.array(array)
 
     def bind(self, operations: Sequence[Operation], rows: Rows) -> list[Call]:
+        if jit.available():
+            from aevb_engine.compiled.lower import lower  # imports numba
+
+            operations = lower(operations)
         return [operation.bind(np, rows) for operation in operations]
 
     def device(self) -> str:

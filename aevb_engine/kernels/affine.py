@@ -14,6 +14,12 @@ def affine(xp: Any, x: Any, weight: Any, bias: Any, y: Any) -> None:
     xp.add(y, bias, out=y)
 
 
+@kernel("x: rk, weight: kc -> y: rc")
+def product(xp: Any, x: Any, weight: Any, y: Any) -> None:
+    """y = x W; the bias comes with what follows."""
+    xp.matmul(x, weight, out=y)
+
+
 @kernel("dy: rc, weight: kc -> dx: rk")
 def affine_backward_data(xp: Any, dy: Any, weight: Any, dx: Any) -> None:
     """dx = dy W^T."""

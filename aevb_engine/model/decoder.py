@@ -113,29 +113,28 @@ class Decoder:
         depth = len(self.mlp.hidden)
         width = self.mlp.outputs
         dh = ws.many(f"ddecoder.h{depth}", width) if depth else dz
-        operations = []
+        factors = sorted({head.scale for head in self.likelihood.heads})
+        operations = [operation(scale, weight, f, self._weights(ws, weight, f)) for f in factors if f != 1]
+        together = len({head.scale for head in self.affine_heads}) == 1  # then row weights are applied to the sum
         for i, head in enumerate(self.affine_heads):
             matrix = parameters[f"decoder.{head.name}.weight"].theta
             dhead = ws.many(f"d{head.name}", self.dim * head.group)
             target = ws.many("partial", width) if i else dh
             operations.append(operation(affine_backward_data, dhead, matrix, target))
-            if head.scale != 1:
-                operations.append(operation(scale, target, head.scale, target))
+            if not together:
+                operations.append(operation(weigh, self._weights(ws, weight, head.scale), target, target))
             if i:
                 operations.append(operation(add, target, dh))
-        operations.append(operation(weigh, weight, dh, dh))
+        if together:
+            operations.append(operation(weigh, self._weights(ws, weight, self.affine_heads[0].scale), dh, dh))
         return operations + self.mlp.backward_data(ws.many, parameters, dz)
 
     def weigh_rows(self, ws: Workspace, weight: Buffer, z: Buffer) -> list[Operation]:
-        """Row weights times head scale, and the hidden layer times both: what the head gradients need."""
-        operations = []
-        for factor in sorted({head.scale for head in self.likelihood.heads}):
-            weights = self._weights(ws, weight, factor)
-            if factor != 1:
-                operations.append(operation(scale, weight, factor, weights))
-            if any(h.scale == factor for h in self.affine_heads):
-                operations.append(operation(weigh, weights, self._top(ws, z), self._weighted(ws, factor)))
-        return operations
+        """The last hidden layer times row weights and head scale: what the heads' weight gradients need."""
+        return [
+            operation(weigh, self._weights(ws, weight, factor), self._top(ws, z), self._weighted(ws, factor))
+            for factor in sorted({head.scale for head in self.affine_heads})
+        ]
 
     def backward_params(self, ws: Workspace, parameters: Parameters, weight: Buffer, z: Buffer) -> list[GradientPiece]:
         ones = ws.many("sample ones")

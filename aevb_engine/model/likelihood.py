@@ -9,7 +9,7 @@ constant.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -80,6 +80,14 @@ class Likelihood(ABC):
     support: Support
     scratch: int = 1  # arrays of shape (B, L, D) that log_prob and log_prob_backward may overwrite
     cuda: str | None = None
+
+    def scalar(self, exp: Any, log1p: Any) -> Callable[..., tuple[Any, ...]] | None:
+        """One column on float32 numbers, for a compiled loop: f(x, *heads) gives (log p, *dheads); optional.
+
+        ``exp`` and ``log1p`` (of numbers in [0, 1]) run in vectors, as a library's would not. Constants are written
+        ``np.float32(...)`` outside f: a bare number would make everything double.
+        """
+        return None
 
     def adapt(self, *, log_variance_unit: float, unit_interval: bool) -> None:  # noqa: B027 - a hook, not a duty
         """Called once, before anything is built, with what is known of the data: the log-variance of their unit (0 for

@@ -35,7 +35,7 @@ def command(*options: object, state: str = "") -> subprocess.CompletedProcess[st
     environment = {**os.environ, "PYTHONPATH": str(DOUBLE), "AEVB_DOUBLE": state}
     return subprocess.run(
         [sys.executable, str(SCRIPT / "run.py"), "--small", *map(str, options)],
-        capture_output=True, text=True, env=environment, timeout=110,
+        capture_output=True, text=True, env=environment, timeout=400,
     )  # fmt: skip
 
 

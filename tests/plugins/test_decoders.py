@@ -213,6 +213,14 @@ class _Broken(Likelihood):
         if fault == "wrong support":
             self.support = Support("unit", "density")
 
+    def scalar(self, exp: Any, log1p: Any) -> Any:
+        shift = np.float32(0.001 if self.fault == "scalar, logp" else 0)
+        factor = np.float32(1.001 if self.fault == "scalar, gradient" else 1)
+        half, log_2pi = np.float32(0.5), np.float32(math.log(2 * math.pi))
+        if self.fault == "scalar, count":
+            return lambda x, mean: (x - mean,)
+        return lambda x, mean: (shift - half * ((x - mean) * (x - mean) + log_2pi), factor * (x - mean))
+
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Any) -> None:
         logp[...] = -0.5 * ((x - heads[0]) ** 2).sum(-1) - 0.5 * x.shape[-1] * math.log(2 * math.pi)
         if self.fault == "constant":
@@ -267,6 +275,9 @@ class _Broken(Likelihood):
         ("both, gradient", "log_prob_and_backward"),
         ("mean", "samples and mean disagree"),
         ("mean gradient", "mean_backward of head mean"),
+        ("scalar, logp", "scalar's log p"),
+        ("scalar, gradient", "scalar's derivatives"),
+        ("scalar, count", "scalar gives 1 numbers"),
     ],
 )
 def test_check_likelihood_sees(fault: str, message: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
+
+import numpy as np
 
 from aevb_engine.model.likelihood import Head, Likelihood, Support
 
@@ -31,10 +33,24 @@ template <typename T> __device__ T log_prob(T x, T a) {
 template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = x + x - (T)1 - tanh(a); }
 """
 
+    def scalar(self, exp: Any, log1p: Any) -> Callable[..., tuple[Any, ...]]:
+        """x logit - max(logit, 0) - log(1 + e^-|logit|), and twice x - sigmoid(logit)."""
+        zero, one = np.float32(0), np.float32(1)
+
+        def log_prob_and_backward(x: Any, a: Any) -> tuple[Any, Any]:
+            logit = a + a
+            e = exp(-abs(logit))
+            q = one / (one + e)
+            d = x - (q if a >= zero else e * q)
+            return x * logit - (logit if a > zero else zero) - log1p(e), d + d
+
+        return log_prob_and_backward
+
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
         (a,), (u, t) = heads, scratch
-        _sign(xp, x, t)
-        xp.multiply(a, t, out=u)
+        sign = t[:, :1]  # one for all samples
+        _sign(xp, x, sign)
+        xp.multiply(a, sign, out=u)
         _mismatch(xp, u, t, logp)
         xp.tanh(t, out=t)
         _add_log_one_plus(xp, t, logp)

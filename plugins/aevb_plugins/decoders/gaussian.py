@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from aevb_engine.kernels.gaussian import gaussian_log_density, gaussian_log_density_and_backward
+import numpy as np
+
+from aevb_engine.kernels.gaussian import LOG_2PI, gaussian_log_density, gaussian_log_density_and_backward
 from aevb_engine.model.likelihood import Head, Likelihood, Support
 
 
@@ -45,6 +47,32 @@ class Gaussian(Likelihood):
     def _choose(self, *, sigmoid: bool) -> None:
         self.sigmoid = sigmoid
         self.heads = (Head("mean", scale=0.5 if sigmoid else 1.0), Head("logvar", source=self.variance))
+
+    def scalar(self, exp: Any, log1p: Any) -> Callable[..., tuple[Any, ...]]:
+        """The density of one column with its derivatives by both heads as they arrive."""
+        sigmoid, floored, low = self.sigmoid, self.floor is not None, np.float32(self.floor or 0)
+        zero, half, one, log_2pi = (np.float32(c) for c in (0, 0.5, 1, LOG_2PI))
+
+        def log_prob_and_backward(x: Any, mean: Any, logvar: Any) -> tuple[Any, Any, Any]:
+            mean_slope = logvar_slope = one
+            if sigmoid:  # of twice the halved head
+                e = exp(-abs(mean + mean))
+                q = one / (one + e)
+                mean = q if mean >= zero else e * q
+                mean_slope = (mean + mean) * (one - mean)
+            if floored:
+                v = logvar - low
+                e = exp(-abs(v))
+                q = one / (one + e)
+                logvar_slope = q if v >= zero else e * q
+                logvar = low + (v if v > zero else zero) + log1p(e)
+            root = exp(-half * logvar)
+            residual = (x - mean) * root
+            square = residual * residual
+            logp = -half * (square + logvar + log_2pi)
+            return logp, residual * root * mean_slope, half * (square - one) * logvar_slope
+
+        return log_prob_and_backward
 
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
         mean, logvar = self._mean(xp, heads[0], scratch[0]), self._logvar(xp, heads[1], scratch[1], scratch[2])

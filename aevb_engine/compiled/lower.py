@@ -1,0 +1,167 @@
+"""From a list of operations to fewer: the stretches that a compiled loop does in one pass, for float32 on the CPU.
+
+=============================================================  ====================================================
+affine, tanh                                                    product, then bias + tanh
+affine (head), sigma, noise, reparameterize, kl | densities     product, noise, then one loop up to z
+scale, affine (likelihood's heads), log_prob [and backward]     products, then one loop with biases and scales
+[weigh,] tanh_backward                                          one loop
+reparameterize_backward, kl_backward | prior, entropy           one loop
+=============================================================  ====================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from aevb_engine.compiled import hidden, latent, likelihood
+from aevb_engine.kernels.affine import product
+from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
+
+Taken = tuple[int, list[Operation]]  # how many operations a rule took, and what they become
+
+
+def lower(operations: Sequence[Operation]) -> list[Operation]:
+    """The operations of one stretch with every rule applied; what no rule takes stays as it is."""
+    out: list[Operation] = []
+    at = 0
+    while at < len(operations):
+        rest = operations[at:]
+        for rule in RULES:
+            taken = rule(rest)
+            if taken is not None:
+                break
+        else:
+            taken = (1, [rest[0]])
+        out += taken[1]
+        at += taken[0]
+    return out
+
+
+def _loop(name: str, function: Any, *given: Any, writes: tuple[Any, ...]) -> Operation:
+    """``function`` on buffers and numbers in its order; all buffers are read, some are written."""
+    given = tuple(a if isinstance(a, Buffer) else np.float32(a) for a in given)
+
+    def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+        views = tuple(a.view(rows) if isinstance(a, Buffer) else a for a in given)
+        return lambda: function(*views)
+
+    return custom(f"{name} loop", bind, tuple(a for a in given if isinstance(a, Buffer)), writes)
+
+
+def _single(*buffers: Any) -> bool:
+    return all(b.array.dtype == np.float32 for b in buffers)
+
+
+def _names(rest: Sequence[Any], *names: str) -> bool:
+    return len(rest) >= len(names) and all(op.name == n for op, n in zip(rest, names, strict=False))
+
+
+def _affine_tanh(rest: Sequence[Any]) -> Taken | None:
+    if not _names(rest, "affine", "tanh"):
+        return None
+    x, weight, bias, y = rest[0].arguments
+    if rest[1].arguments != (y, y) or not _single(y):
+        return None
+    return 2, [operation(product, x, weight, y), _loop("bias_tanh", hidden.bias_tanh(), bias, y, writes=(y,))]
+
+
+def _latent(rest: Sequence[Any]) -> Taken | None:
+    """The encoder's head and everything up to z, with kl or the log-densities."""
+    if not _names(rest, "affine", "standard_deviation", "noise", "reparameterize"):
+        return None
+    x, weight, bias, head = rest[0].arguments
+    sigma = rest[1].arguments[1]
+    eps, z = rest[3].arguments[2:]
+    if _names(rest[4:], "kl"):
+        count, function, last = 5, latent.forward, rest[4].arguments[-1:]
+    elif _names(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
+        count, function, last = 6, latent.forward_mc, rest[4].arguments[-1:] + rest[5].arguments[-1:]
+    else:
+        return None
+    if not _single(head):
+        return None
+    given = (head, bias, eps, sigma, z, *last)
+    return count, [
+        operation(product, x, weight, head),
+        rest[2],
+        _loop(function.__name__, function(), *given, writes=(head, sigma, z, *last)),
+    ]
+
+
+def _heads(rest: Sequence[Any]) -> Taken | None:
+    """The likelihood's affine heads as bare products; bias and scale enter the likelihood's own loop."""
+    count = 0
+    while count < len(rest) and rest[count].name in ("scale", "affine"):
+        count += 1
+    if count == len(rest) or not rest[count].name.startswith("log_prob"):
+        return None
+    facts = rest[count].facts
+    plugin, x, logp, dheads = (facts[n] for n in ("likelihood", "x", "logp", "dheads"))
+    unscaled = {op.arguments[2].storage: op.arguments[0] for op in rest[:count] if op.name == "scale"}
+    products = [op for op in rest[:count] if op.name == "affine"]
+    if {id(op.arguments[3]) for op in products} != {id(p) for p in facts["products"].values()}:
+        return None
+    function = likelihood.loop(plugin, bool(dheads)) if _single(x, logp) else None
+    if function is None:
+        return None
+    given: list[Any] = [x, logp]
+    for i, (declared, head) in enumerate(zip(plugin.heads, facts["heads"], strict=True)):
+        width = x.array.shape[-1]
+        bias = facts["biases"].get(declared.name) or Buffer("no bias", np.zeros(width, np.float32))
+        given += [head, bias, declared.scale, dheads[i] if dheads else x]
+    matrices = []
+    for op in products:
+        h, weight, _, head = op.arguments
+        matrices.append(operation(product, unscaled.get(h.storage, h), weight, head))
+    return count + 1, [*matrices, _loop("likelihood", function, *given, writes=(logp, *dheads))]
+
+
+def _tanh_backward(rest: Sequence[Any]) -> Taken | None:
+    if _names(rest, "tanh_backward"):
+        h, _, dh = rest[0].arguments
+        if _single(h):
+            return 1, [_loop("tanh_backward", hidden.tanh_backward(), h, dh, writes=(dh,))]
+    if _names(rest, "weigh", "tanh_backward"):
+        weight, dh, out = rest[0].arguments
+        h, _, target = rest[1].arguments
+        if dh is out is target and _single(h):
+            function = hidden.weighted_tanh_backward()
+            return 2, [_loop("weighted_tanh_backward", function, weight, h, dh, writes=(dh,))]
+    return None
+
+
+def _latent_backward(rest: Sequence[Any]) -> Taken | None:
+    if not _names(rest, "reparameterize_backward", "kl_backward"):
+        return None
+    dz, sigma, eps, _, dmu, dlogvar = rest[0].arguments
+    mu, _, weight, *_ = rest[1].arguments
+    if not _single(mu):
+        return None
+    given = (dz, mu, sigma, eps, weight, dmu, dlogvar)
+    return 2, [_loop("latent_backward", latent.backward(), *given, writes=(dmu, dlogvar))]
+
+
+def _latent_backward_mc(rest: Sequence[Any]) -> Taken | None:
+    if not _names(rest, "prior_backward", "reparameterize_backward", "add_constant"):
+        return None
+    weight, z, _, _ = rest[0].arguments
+    dz, sigma, eps, _, dmu, dlogvar = rest[1].arguments
+    if not _single(sigma):
+        return None
+    b, samples, width = dz.array.shape
+    z, weight = z.reshaped(1, b, samples, width), weight.reshaped(1, b, samples)
+    given = (dz, z, weight, sigma, eps, rest[2].arguments[0], dmu, dlogvar)
+    return 3, [_loop("latent_backward_mc", latent.backward_mc(), *given, writes=(dmu, dlogvar))]
+
+
+RULES: tuple[Callable[[Sequence[Any]], Taken | None], ...] = (
+    _affine_tanh,
+    _latent,
+    _heads,
+    _tanh_backward,
+    _latent_backward,
+    _latent_backward_mc,
+)
