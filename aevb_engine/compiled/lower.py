@@ -70,7 +70,9 @@ def _affine_tanh(rest: Sequence[Any]) -> Taken | None:
 
 def _latent(rest: Sequence[Any]) -> Taken | None:
     """The encoder's head and everything up to z, with kl or the log-densities."""
-    if not _names(rest, "affine", "standard_deviation", "noise", "reparameterize"):
+    if len(rest) < 3 or rest[2].name not in ("noise", "noise_by_sample"):
+        return None
+    if not _names([rest[0], rest[1], *rest[3:]], "affine", "standard_deviation", "reparameterize"):
         return None
     x, weight, bias, head = rest[0].arguments
     sigma = rest[1].arguments[1]
