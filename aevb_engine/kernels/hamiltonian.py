@@ -25,6 +25,19 @@ def square_energy(xp: Any, z: Any, p: Any, scratch: Any, work: Any, energy: Any)
 
 
 @kernel(
+    "step_size: r, normal: r, width: const -> size: r",
+    cuda="size = step_size * ((T)1 + (T)width * tanh(normal));",
+)
+def jittered(xp: Any, step_size: Any, normal: Any, width: float, size: Any) -> None:
+    """size = step_size * (1 + width * tanh(normal)), a random step within 1 +- width (Neal 2011, section 5.4.2.2)."""
+    number = size.dtype.type
+    xp.tanh(normal, out=size)
+    xp.multiply(size, number(width), out=size)
+    xp.add(size, number(1), out=size)
+    xp.multiply(size, step_size, out=size)
+
+
+@kernel(
     "z: rc, dlogp: rc, beta: r, step_size: r, factor: const, scratch: rc~ -> p: rc!",
     cuda="scratch = beta * dlogp - z; p += (T)factor * step_size * scratch;",
 )

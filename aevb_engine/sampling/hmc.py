@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.kernels.hamiltonian import leapfrog_momentum, leapfrog_position, metropolis, select, square_energy
+from aevb_engine.kernels.hamiltonian import (
+    jittered,
+    leapfrog_momentum,
+    leapfrog_position,
+    metropolis,
+    select,
+    square_energy,
+)
 from aevb_engine.kernels.rows import scale
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
@@ -21,6 +28,7 @@ from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.sampling.noise import normal_noise
 
 TARGET = 0.9  # acceptance (KW appendix E)
+JITTER = 0.2  # a trajectory of fixed length would come back to its start where it spans a period
 
 
 class Hmc:
@@ -28,9 +36,9 @@ class Hmc:
 
     The state is ``z`` (B * L, Z) with its ``logp`` = log p(x | z) in nats and ``dlogp`` = d log p(x | z) / dz;
     ``start`` computes both after z, x or the parameters were changed by anybody else. ``step_size`` and the inverse
-    temperature ``beta`` (B * L,) are arrays to fill between runs. A transition leaves ``probability`` = min(1, e^-dH) and
-    ``accepted`` (0 or 1) of each chain. Noise is the stream "hmc" at (``step``, row * L + l): ``step`` and ``row`` are
-    tables of one number as in a training step's clock.
+    temperature ``beta`` (B * L,) are arrays to fill between runs. A transition leaves of each chain ``probability`` =
+    min(1, e^-dH) and ``accepted`` (0 or 1). Noise is the stream "hmc" at (``step``, row * L + l): ``step`` and ``row``
+    are tables of one number as in a training step's clock.
     """
 
     def __init__(
@@ -44,12 +52,14 @@ class Hmc:
         step: Buffer,
         row: Buffer,
         stream: str = "hmc",
+        jitter: float = JITTER,
     ) -> None:
         if leapfrog_steps < 1:
             raise ValueError(f"{leapfrog_steps} leapfrog steps: at least one is needed")
         self.model, self.ws, self.x = model, ws, x
         self.leapfrog_steps = leapfrog_steps
         self.seed, self.step, self.row, self.stream = seed, step, row, stream
+        self.jitter = jitter
         latent = model.architecture.latent
         self.z = ws.many("hmc z", latent)
         self.logp = ws.many("hmc logp")
@@ -62,8 +72,9 @@ class Hmc:
         self.beta.array[...] = 1
         self._one = ws.many("hmc one")
         self._one.array[...] = 1
-        # The momentum, and two numbers more: half the sum of their squares is Exp(1), the -log u of the acceptance.
-        self._noise = ws.many("hmc noise", latent + 2)
+        self._size = ws.many("hmc jittered step size")
+        # The momentum; two numbers, half the sum of whose squares is Exp(1), the -log u of the acceptance; the jitter.
+        self._noise = ws.many("hmc noise", latent + 3)
         self._p = self._noise.part((slice(None), slice(None, latent)))
 
     def prepare(self) -> list[Operation]:
@@ -94,6 +105,7 @@ class Hmc:
         uniform = [self._noise.part((slice(None), slice(i, i + 1))) for i in (latent, latent + 1)]
         return [
             normal_noise(self.step, self.row, self._noise, self.seed, stream, ahead=True),
+            operation(jittered, self.step_size, self._noise.part((slice(None), latent + 2)), self.jitter, self._size),
             operation(square_energy, *uniform, one, other, exponential),
             operation(square_energy, self.z, self._p, narrow, work, energy),
             operation(scale, self.z, 1.0, proposal),
@@ -110,12 +122,15 @@ class Hmc:
         ]
 
     def trajectory(self, z: Buffer, dz: Buffer) -> list[Operation]:
-        """Leapfrog steps of (z, momentum) that start at the state's gradient and end with log p(x | z) in "logp"."""
+        """Leapfrog steps of (z, momentum) that start at the state's gradient and end with log p(x | z) in "logp".
+
+        The step sizes are the jittered ones of the transition.
+        """
         scratch = self.ws.many("hmc scratch", self.model.architecture.latent)
         operations = [self._kick(0.5, z, self.dlogp, scratch)]
         for i in range(self.leapfrog_steps):
             last = i == self.leapfrog_steps - 1
-            operations.append(operation(leapfrog_position, self._p, self.step_size, scratch, z))
+            operations.append(operation(leapfrog_position, self._p, self._size, scratch, z))
             operations += self._decode(z, dz)
             operations.append(self._kick(0.5 if last else 1.0, z, dz, scratch))
         return operations
@@ -144,7 +159,7 @@ class Hmc:
         return custom("adapt_step_size", bind, (probability, step_size, rate), (step_size,))
 
     def _kick(self, factor: float, z: Buffer, dz: Buffer, scratch: Buffer) -> Operation:
-        return operation(leapfrog_momentum, z, dz, self.beta, self.step_size, factor, scratch, self._p)
+        return operation(leapfrog_momentum, z, dz, self.beta, self._size, factor, scratch, self._p)
 
     def _decode(self, z: Buffer, dz: Buffer) -> list[Operation]:
         """ "logp" and dz at z."""
@@ -157,14 +172,14 @@ class Hmc:
 
 
 class StepSize:
-    """Step sizes (n,) moved towards a target acceptance: log size += rate / i^decay * (acceptance - target) at call i.
+    """Step sizes (n,) moved towards a target acceptance: log size += rate (1 + i / 20)^-decay (acceptance - target).
 
-    With ``decay`` 0 they follow a changing target distribution; with a decay in (1/2, 1] they settle (Robbins & Monro
-    1951). The acceptance is the mean probability of a data point's chains: no randomness of its own.
+    i counts the calls. With ``decay`` 0 the sizes follow a changing target distribution; with a decay in (1/2, 1] they
+    settle (Robbins & Monro 1951). The acceptance is the mean probability of a data point's chains: nothing random here.
     """
 
     def __init__(
-        self, count: int, initial: float = 0.2, *, rate: float = 1.0, decay: float = 0.0, target: float = TARGET
+        self, count: int, initial: float = 0.5, *, rate: float = 1.0, decay: float = 0.0, target: float = TARGET
     ) -> None:
         self.log_size = np.full(count, np.log(initial))
         self.rate, self.decay, self.target = rate, decay, target
@@ -179,7 +194,7 @@ class StepSize:
     def adapt(self, acceptance: npt.NDArray[np.float64]) -> None:
         """One move after transitions with mean acceptance probabilities (n,)."""
         self.calls += 1
-        self.log_size += self.rate * self.calls**-self.decay * (acceptance - self.target)
+        self.log_size += self.rate * (1 + self.calls / 20) ** -self.decay * (acceptance - self.target)
 
 
 def _column(buffer: Buffer) -> Buffer:

@@ -4,7 +4,6 @@ of the step, and planted errors are seen."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from aevb_engine.kernels.hamiltonian import metropolis, select
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
-from aevb_engine.sampling.hmc import Hmc, StepSize
+from aevb_engine.sampling.hmc import JITTER, Hmc, StepSize
 from aevb_engine.training.step import shares
 from tests.evaluation.oracle import posterior
 
@@ -38,6 +37,7 @@ class Chains:
         precision: str = "float64",
         threads: int = 1,
         weights: float = 0.5,
+        jitter: float = JITTER,
     ) -> None:
         rng = np.random.default_rng(1)
         self.model = Model(Architecture(DIM, latent, hidden, precision=precision), likelihood, NumpyBackend(threads))
@@ -45,10 +45,12 @@ class Chains:
         self.ws = ws = Workspace(self.model.backend, batch, samples, self.model.dtype)
         self.batch, self.samples, self.threads = batch, samples, threads
         self.x = ws.one("x", DIM)
-        binary = likelihood.support.kind == "binary"
-        self.x.array[...] = rng.integers(0, 2, (batch, DIM)) if binary else rng.standard_normal((batch, DIM))
+        top = {"binary": 2, "codes": likelihood.support.levels}.get(likelihood.support.kind)
+        shape = (batch, DIM)
+        self.x.array[...] = rng.standard_normal(shape) if top is None else rng.integers(0, top, shape)
         self.step, self.row = (ws.table(n, 1, dtype=np.int64) for n in ("step", "row"))
-        self.hmc = Hmc(self.model, ws, self.x, leapfrog_steps=leapfrog, seed=3, step=self.step, row=self.row)
+        clock = {"step": self.step, "row": self.row}
+        self.hmc = Hmc(self.model, ws, self.x, leapfrog_steps=leapfrog, seed=3, jitter=jitter, **clock)
         self.run([*self.hmc.prepare(), *self.hmc.from_prior(), *self.hmc.start()])
         self.operations = self.hmc.transition()
         self.phases: Any = None
@@ -154,14 +156,6 @@ def without_momentum(chains: Chains) -> None:
         chains.operations[i] = operation(op.kernel, op.arguments[0], zero, *op.arguments[2:])
 
 
-def with_old_noise(chains: Chains) -> None:
-    """The same momentum at each transition."""
-    chains.operations[0] = replace(
-        chains.operations[0], bind=lambda xp, rows: lambda: chains["hmc noise"].__setitem__(slice(None), frozen)
-    )
-    frozen = np.random.default_rng(5).standard_normal(chains["hmc noise"].shape)
-
-
 def _after(change: Callable[[], Any], buffer: Buffer) -> Operation:
     return custom("planted", lambda xp, rows: change, (buffer,), (buffer,))
 
@@ -184,10 +178,10 @@ def test_a_planted_error_is_caught(planted: str, linear: Any) -> None:
 
 def test_a_wrong_sign_of_the_gradient_shows_in_the_energy(linear: Any) -> None:
     """The correction hides it from the moments: the trajectory no longer keeps the energy, whatever the step."""
-    assert energy_error(linear(), 0.01, 1.0) < 1e-3
-    wrong = linear()
+    assert energy_error(linear(jitter=0), 0.01, 1.0) < 0.01
+    wrong = linear(jitter=0)
     without_gradient_sign(wrong)
-    assert energy_error(wrong, 0.01, 1.0) > 0.1
+    assert energy_error(wrong, 0.01, 1.0) > 1
 
 
 # The trajectory ---------------------------------------------------------------------------------------------
@@ -209,13 +203,11 @@ def energy_error(chains: Chains, step_size: float, time: float) -> float:
     return float(np.abs(after - before).max())
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", LINEAR, "laplace", "codes"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", LINEAR, "codes"])
 def test_energy_error_falls_as_the_square_of_the_step(likelihood: str, make_likelihood: Any) -> None:
     """Halving the step divides the error of a trajectory of fixed length by four, to its next order."""
-    if likelihood == "laplace":
-        pytest.skip("not smooth: leapfrog has another order there")
     errors = [
-        energy_error(Chains(make_likelihood(likelihood), hidden=(7,), weights=0.4), step, 0.8)
+        energy_error(Chains(make_likelihood(likelihood), hidden=(7,), weights=0.4, jitter=0), step, 0.8)
         for step in (0.04, 0.02, 0.01)
     ]
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
@@ -226,7 +218,7 @@ def test_energy_error_falls_as_the_square_of_the_step(likelihood: str, make_like
 def test_leapfrog_forward_flip_and_back(likelihood: str, make_likelihood: Any) -> None:
     chains = Chains(make_likelihood(likelihood), hidden=(7,), leapfrog=20)
     hmc, noise = chains.hmc, chains["hmc noise"]
-    hmc.step_size.array[...] = 0.13
+    chains["hmc jittered step size"][...] = 0.13
     noise[...] = np.random.default_rng(5).standard_normal(noise.shape)
     z0, p0 = np.array(hmc.z.array), np.array(noise[:, :2])
     proposal, dproposal = (chains.ws.many(f"hmc {n}", 2) for n in ("proposal", "dproposal"))
@@ -308,7 +300,7 @@ def test_steps_that_overflow_leave_the_state(linear: Any) -> None:
 def test_exponential_numbers(linear: Any) -> None:
     """-log u of 20,000 rows: mean and median of Exp(1), to 5 standard errors; the momentum is standard normal."""
     chains = linear(batch=2, samples=10_000, leapfrog=1)
-    drawn = chains.operations[:2]
+    drawn = chains.operations[:3]
     chains.run(drawn)
     found = chains["hmc exponential"]
     assert found.mean() == pytest.approx(1, abs=5 / np.sqrt(20_000))
@@ -437,6 +429,24 @@ def test_step_size_on_the_device(linear: Any) -> None:
         chains.run(adapt)
         np.testing.assert_allclose(chains.hmc.step_size.array, sizes.size[0], rtol=1e-12)
     assert abs(sizes.size[0] - 0.9) > 0.01
+
+
+def test_a_fixed_trajectory_may_come_back(linear: Any) -> None:
+    """Three steps of 0.5 are one period of a direction of this posterior: without jitter the chains stay there."""
+    squares = []
+    for jitter in (0.0, JITTER):
+        chains = invariance_chains(linear, jitter=jitter)
+        chains.hmc.beta.array[...] = 0.5
+        chains.hmc.step_size.array[...] = 0.5
+        chains.move(60)
+        mean, covariance = posterior(chains.model, chains.x.array, 0.5)
+        z = chains.hmc.z.array.reshape(POINTS, CHAINS, 2)[0]
+        white = np.linalg.solve(np.linalg.cholesky(covariance), (z - mean[0]).T)
+        squares.append((white**2).mean(1).max())
+    assert squares[0] > 1.5
+    assert squares[1] == pytest.approx(1, abs=5 * np.sqrt(2 / CHAINS))
+    sizes = chains["hmc jittered step size"] / 0.5
+    assert 1 - JITTER <= sizes.min() < 0.85 < 1.15 < sizes.max() <= 1 + JITTER
 
 
 def test_no_leapfrog_step_is_refused(linear: Any) -> None:
