@@ -179,7 +179,13 @@ class StepSize:
     """
 
     def __init__(
-        self, count: int, initial: float = 0.5, *, rate: float = 1.0, decay: float = 0.0, target: float = TARGET
+        self,
+        count: int,
+        initial: float | npt.NDArray[np.float64] = 0.5,
+        *,
+        rate: float = 1.0,
+        decay: float = 0.0,
+        target: float = TARGET,
     ) -> None:
         self.log_size = np.full(count, np.log(initial))
         self.rate, self.decay, self.target = rate, decay, target
