@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,18 @@ class MarginalEstimate(Estimate):
         """(N,)"""
         answer: Array = self.reason != ""
         return answer
+
+    def summary(self) -> dict[str, float]:
+        """As of any estimate, over the data points that were not refused, with how many were.
+
+        A mean over the accepted points alone is not that of the data set: compare estimators on the same points.
+        """
+        sound = ~self.refused
+        if not sound.any():
+            nothing = dict.fromkeys(("log_likelihood", "monte_carlo_se", "sampling_se", "largest_khat"), float("nan"))
+            return {**nothing, "suspect": 0, "refused": len(sound)}
+        kept = Estimate(*(getattr(self, f.name)[sound] for f in fields(Estimate)))
+        return {**kept.summary(), "refused": int(self.refused.sum())}
 
 
 class MarginalSampler:

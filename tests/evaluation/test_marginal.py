@@ -102,6 +102,12 @@ def test_what_is_refused() -> None:
     assert reason(z, heavy) != ""
     one = _estimate(np.concatenate([z[:1], apart[:1]]), np.concatenate([logp[:1]] * 2), 200, GOOD[:2])
     assert one.refused.tolist() == [False, True]
+    told = one.summary()
+    assert told["log_likelihood"] == one.log_likelihood[0]
+    assert told["refused"] == 1
+    nothing = _estimate(apart, logp, 200, GOOD).summary()
+    assert np.isnan(nothing["log_likelihood"])
+    assert nothing["refused"] == 4
 
 
 def test_many_latent_dimensions_are_refused() -> None:
