@@ -25,6 +25,7 @@ LAYERS = [
     "backend",
     "data",
     "model",
+    "sampling",
     "objectives",
     "training",
     "evaluation",
