@@ -124,7 +124,7 @@ class Bound:
         self.model = Model(Architecture(dim, latent, hidden, activation, precision), likelihood, NumpyBackend(1))
         self.ws = Workspace(self.model.backend, batch, samples, self.model.dtype)
         self.batch_pass = Pass(self.model, self.ws, gradient)
-        self.program = objective(name)(self.batch_pass)
+        self.program = objective(name).build(self.batch_pass)
         self.batch, self.samples = batch, samples
         self._operations: list[Operation] = []
         self._calls: list[Callable[[], None]] = []
@@ -226,7 +226,7 @@ class Stepper:
         clock.orders.array[:count] = self.order.rows(self.done, count)
         clock.cursor.array[:] = 0
         for i in range(count):
-            clock.rates.array[i] = self.optimizer.coefficients(self.done + i + 1, self.lr)
+            clock.rates.array[i] = self.step.coefficients(self.done + i + 1, self.lr)
         self.done += count
 
     def run(self, steps: int) -> np.ndarray:
