@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from aevb_engine.model.mlp import GradientPiece
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.operation import Buffer, Operation, operation
+from aevb_engine.sampling.noise import normal_noise, uniform_noise
 
 
 @dataclass
@@ -35,40 +36,16 @@ class Program:
 NoiseKind = Literal["normal", "uniform"]
 
 
-class Feed(Protocol):
-    """What a training step gives an objective beside the batch."""
+@dataclass(frozen=True)
+class Feed:
+    """What training gives an objective beside the batch."""
 
-    @property
-    def count(self) -> int:
-        """Data points N."""
-        ...
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def index(self) -> Buffer:
-        """(B,) rows of the data that are the batch."""
-        ...
-
-    @property
-    def step(self) -> Buffer:
-        """(1,) steps before this one; batches before this one where a batch stays for several steps."""
-        ...
-
-    @property
-    def row(self) -> Buffer:
-        """(1,) number of the batch's first row in the noise."""
-        ...
-
-    @property
-    def coefficients(self) -> Buffer:
-        """This step's numbers of ``Objective.coefficients``."""
-        ...
-
-    def noise(self, buffer: Buffer, stream: str, kind: NoiseKind) -> Operation:
-        """Fill ``buffer`` (rows, columns) with the step's numbers of a stream."""
-        ...
+    count: int  # data points N
+    seed: int
+    index: Buffer  # (B,) rows of the data that are the batch
+    step: Buffer  # (1,) steps before this one; batches before this one where a batch stays for several steps
+    row: Buffer  # (1,) number of the batch's first row in the noise
+    coefficients: Buffer  # this step's numbers of ``Objective.coefficients``
 
 
 class Pass:
@@ -102,7 +79,10 @@ class Pass:
 
     def draw(self, buffer: Buffer, stream: str, kind: NoiseKind = "normal") -> list[Operation]:
         """Fresh noise into ``buffer`` at every step; outside training it stays as it is."""
-        return [] if self.feed is None else [self.feed.noise(buffer, stream, kind)]
+        if self.feed is None:
+            return []
+        make = normal_noise if kind == "normal" else uniform_noise
+        return [make(self.feed.step, self.feed.row, buffer, self.feed.seed, stream, True)]
 
     def coefficients(self, otherwise: Sequence[float]) -> Buffer:
         """This step's numbers of the objective; outside training those given."""

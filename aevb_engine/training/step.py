@@ -27,13 +27,13 @@ from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.objectives import objective
 from aevb_engine.objectives.base import Objective
-from aevb_engine.objectives.program import NoiseKind, Pass, Program
+from aevb_engine.objectives.program import Feed, Pass, Program
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
+from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
 
 BLOCK = 50  # steps between two looks of the host
 CHUNK = 1 << 15  # parameters an optimizer pass takes at a time: gradient, state and scratch stay in the cache
-NOISE_BLOCK = 1 << 16  # numbers drawn at once: many steps of a small model, for the cost of one call
 
 
 @dataclass(frozen=True)
@@ -105,61 +105,9 @@ def _noise_words(clock: Clock, words: Buffer, seed: int) -> Operation:
     return custom("binarize_words", bind, (clock.step, clock.row), (words,), **facts)
 
 
-def draw_noise(clock: Clock, eps: Buffer, seed: int, stream: str, ahead: bool, kind: NoiseKind = "normal") -> Operation:
-    """eps ~ N(0, 1) of this step (LX 4), or uniform on [0, 1); ``ahead``: many steps at once, since each number
-    depends on its step alone."""
-
-    def bind(xp: Any, rows: Rows) -> Callable[[], None]:
-        out = eps.view(rows)
-        fill = getattr(Noise(xp, seed, stream), kind)
-        count, columns = out.shape
-        padded = 4 * -(-columns // 4)
-        steps = max(1, NOISE_BLOCK // (count * padded)) if ahead else 1
-        block = xp.empty((steps, count, padded), dtype=xp.float32)
-        held = [-1, -1]  # first step and first row of the block
-        step, row = clock.step.array, clock.row.array
-        offset = rows.lo * eps.per_point
-
-        def run() -> None:
-            now, first = int(step[0]), int(row[0]) * eps.per_point + offset
-            if not (held[0] <= now < held[0] + steps and held[1] == first) or held[0] < 0:
-                fill(now, first, block)
-                held[0], held[1] = now, first
-            out[...] = block[now - held[0], :, :columns]
-
-        return run
-
-    facts = {"seed": seed, "stream": stream, "step": clock.step, "row": clock.row, "eps": eps}
-    name = "noise" if kind == "normal" else "uniform_noise"
-    return custom(name, bind, (clock.step, clock.row), (eps,), **facts)
-
-
-@dataclass(frozen=True)
-class StepFeed:
-    """What an objective gets of the step beside the batch: see ``Feed``."""
-
-    clock: Clock
-    count: int
-    seed: int
-
-    @property
-    def step(self) -> Buffer:
-        return self.clock.step
-
-    @property
-    def row(self) -> Buffer:
-        return self.clock.row
-
-    @property
-    def index(self) -> Buffer:
-        return self.clock.index
-
-    @property
-    def coefficients(self) -> Buffer:
-        return self.clock.extra
-
-    def noise(self, buffer: Buffer, stream: str, kind: NoiseKind) -> Operation:
-        return draw_noise(self.clock, buffer, self.seed, stream, True, kind)
+def draw_noise(clock: Clock, eps: Buffer, seed: int, stream: str, ahead: bool) -> Operation:
+    """eps ~ N(0, 1) of this step (LX 4); ``ahead``: many steps at once, since each number depends on its step alone."""
+    return normal_noise(clock.step, clock.row, eps, seed, stream, ahead)
 
 
 def count_visits(clock: Clock, visit: Buffer, updates: int) -> Operation:
@@ -318,7 +266,8 @@ class TrainingStep:
             drawn = copy.copy(clock)
             drawn.step = ws.table("visit", 1, dtype=np.int64)
             self.first.append(count_visits(clock, drawn.step, chosen.updates))
-        batch_pass.feed = StepFeed(drawn, int(data.data.array.shape[0]), seed)
+        count = int(data.data.array.shape[0])
+        batch_pass.feed = Feed(count, seed, clock.index, drawn.step, clock.row, clock.extra)
         self.program: Program = chosen.build(batch_pass)
         program = self.program
         self.first += program.prepare
