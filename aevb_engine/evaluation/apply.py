@@ -30,6 +30,10 @@ class Draw:
         """Standard normal."""
         return self._fill(i, "normal")
 
+    def scratch(self, i: int) -> Any:
+        """An array to overwrite."""
+        return self.xp.empty((self.shape[0], 1, self.shape[1]), self.dtype)
+
     def _fill(self, i: int, kind: str) -> Any:
         out = np.empty((1, *self.shape), np.float32)
         getattr(Noise(np, self.seed, "sample"), kind)(i, self.row, out)
@@ -84,7 +88,7 @@ def _decode(model: Model, z: Array, seed: int | None) -> Array:
         operations = decoder.prepare(ws, model.parameters) + decoder.forward(ws, model.parameters, latent)
         if seed is None:
             operations.append(decoder.mean(ws, model.parameters))
-            result = ws.many("mean", dim)
+            result = ws.many("x mean", dim)
         else:
             draw = Draw(model.backend.xp, seed, lo, (len(part), dim), model.dtype)
             operations.append(decoder.sample(ws, model.parameters, draw))
