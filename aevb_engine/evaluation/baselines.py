@@ -70,7 +70,8 @@ def gaussian(rows: Rows, *, scale: float = 1.0, least_variance: float | None = N
     constant = -0.5 * float((np.log(variance) + LOG_2PI).sum())
 
     def log_prob(x: Array) -> Array:
-        return constant - 0.5 * ((x - mean) ** 2 / variance).sum(axis=1)
+        found: Array = constant - 0.5 * ((x - mean) ** 2 / variance).sum(axis=1)
+        return found
 
     return Baseline("independent Gaussian", 2 * rows.shape[1], f"variances at least {least:.3g}", log_prob)
 
@@ -78,7 +79,7 @@ def gaussian(rows: Rows, *, scale: float = 1.0, least_variance: float | None = N
 def ppca(rows: Rows, latent: int, *, scale: float = 1.0, least_variance: float | None = None) -> Baseline:
     """Probabilistic PCA, x ~ N(m, W W^T + sigma^2 I), maximum likelihood (Tipping & Bishop 1999, eq. 7 and 8).
 
-    sigma^2 is the mean of the D - q smallest eigenvalues of the covariance (divided by N), W = U_q (L_q - sigma^2 I)^1/2
+    sigma^2 is the mean of the D - q smallest eigenvalues of the covariance (over N), W = U_q (L_q - sigma^2 I)^1/2
     with the largest ones in L_q. q is at most D - 1, sigma^2 not below the least variance (as in ``gaussian``).
     """
     dim = rows.shape[1]
@@ -104,7 +105,8 @@ def ppca(rows: Rows, latent: int, *, scale: float = 1.0, least_variance: float |
         centred = x - mean
         projected = centred @ basis
         outside = (centred**2).sum(axis=1) - (projected**2).sum(axis=1)
-        return constant - 0.5 * ((projected**2 / top).sum(axis=1) + outside / noise)
+        found: Array = constant - 0.5 * ((projected**2 / top).sum(axis=1) + outside / noise)
+        return found
 
     free = dim + dim * q - q * (q - 1) // 2 + 1  # m, W up to rotation, sigma^2
     return Baseline("probabilistic PCA", free, f"{q} latent dimensions", log_prob)
