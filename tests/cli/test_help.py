@@ -11,6 +11,7 @@ COMMANDS = [
     ("run",),
     ("resume",),
     ("show",),
+    ("evaluate",),
     ("doctor",),
     ("datasets",),
     ("datasets", "list"),

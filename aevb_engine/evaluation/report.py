@@ -1,0 +1,332 @@
+"""One report on a model and some rows: bound, log-likelihoods, latent dimensions, baselines, what compares with what.
+
+``evaluate`` returns plain values only (numbers, text, lists, dicts; None for what does not exist), ready for JSON:
+
+====================  =================================================================================================
+bound                 L^B with one fixed noise draw a row: value, se, reconstruction, reconstruction_se, kl, kl_se, rows
+estimates             by method: value, se, mc_se, rows, side, statement, diagnostics, bits_per_dim, beside the bound
+pairs                 two methods on their common rows: mean difference and its standard error
+bracket               forward and reverse annealing on data drawn from the model, where asked for
+latent                kl and variance by dimension, number of active units, the threshold
+baselines             value, se, bits_per_dim, fitted numbers, and how far the bound is above each
+truth                 log p_true(x), where the process that made the data is known
+notes                 what a reader must know before comparing these numbers with others
+====================  =================================================================================================
+
+Values are means over data points in nats; ``se`` is the standard error over data points, ``mc_se`` that of the
+sampling alone at fixed data points.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aevb_engine.errors import UsageError
+from aevb_engine.evaluation import baselines
+from aevb_engine.evaluation.bound import Evaluator
+from aevb_engine.evaluation.latent import ACTIVE, latent_use
+from aevb_engine.evaluation.methods import METHODS, Estimate, check_method, estimate
+from aevb_engine.model.model import Model
+from aevb_engine.operation import Buffer
+from aevb_engine.training.step import ResidentRows
+
+BAD_K = 0.7  # Pareto k-hat above which importance weights are not to be trusted (Vehtari et al. 2024)
+LEAST_ROUNDING = 1 / 12  # variance of rounding to whole numbers: the least of a baseline on whole numbers
+
+Array = npt.NDArray[Any]
+# Called with (what, done, total) while work goes on.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a model, the rows of a split, and the training rows that baselines are fitted to.
+
+    ``rows`` (N, D) are host rows, ``scale * row`` is what the model sees. ``train`` may be intensities 0..255 that
+    training draws 0 and 1 from (``train_scale`` 1/255).
+    """
+
+    model: Model
+    rows: Array
+    train: Array
+    scale: float = 1.0
+    train_scale: float = 1.0
+    encoder: bool = True  # False: nothing has trained q(z | x)
+    binarize: str = "none"
+    objective: str = "elbo"
+    objective_options: Mapping[str, Any] = field(default_factory=dict)
+    other_scale: tuple[str, float] | None = None
+    true_log_prob: Callable[[Array], Array] | None = None
+
+    @property
+    def measure(self) -> str:
+        """mass or density."""
+        return self.model.likelihood.support.measure
+
+    @property
+    def lattice(self) -> bool:
+        """A density of whole numbers."""
+        return self.measure == "density" and self.rows.dtype.kind in "uib"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do: methods by name, samples and rows (None: each method's own), and the optional parts."""
+
+    methods: tuple[str, ...] = ("is",)
+    samples: int | None = None
+    rows: int | None = None
+    seed: int = 0
+    threads: int = 1
+    bracket: bool = False
+    baselines: bool = True
+
+    def check(self, subject: Subject) -> None:
+        """UsageError for what cannot be done with this subject."""
+        for name in self.methods:
+            check_method(name)
+            if METHODS[name].needs_encoder and not subject.encoder:
+                others = ", ".join(n for n, m in METHODS.items() if not m.needs_encoder)
+                raise UsageError(
+                    f"--method {name}: objective {subject.objective} trains no encoder to sample from; use {others}"
+                )
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"--samples {self.samples}: at least 1 is needed")
+        count = len(subject.rows)
+        if self.rows is not None and not 1 <= self.rows <= count:
+            raise UsageError(f"--rows {self.rows}: the split has {count} rows; use 1 to {count}")
+
+
+def evaluate(subject: Subject, plan: Plan, progress: Progress | None = None) -> dict[str, Any]:
+    """The report; UsageError for a plan that cannot be carried out."""
+    plan.check(subject)
+    began = time.perf_counter()
+    say = progress or (lambda what, done, total: None)
+    model, dim = subject.model, subject.model.architecture.dim
+    resident = _resident(subject, subject.rows)
+    notes = _notes(subject)
+    bound = latent = None
+    per_row: npt.NDArray[np.float64] | None = None
+    if subject.encoder:
+        say("bound", 0, 1)
+        per_row = Evaluator(model, resident, seed=plan.seed, threads=plan.threads).run()
+        say("latent dimensions", 0, 1)
+        latent = latent_use(model, resident, seed=plan.seed, threads=plan.threads)
+        bound = _bound(per_row, subject, dim)
+    made = [_estimate(subject, plan, name, say) for name in plan.methods]
+    estimates = [_described(e, subject, dim, per_row) for e in made]
+    for each in estimates:
+        share = each["pareto_k_bad_share"]
+        if share:
+            notes.append(
+                f"{each['method']}: Pareto k-hat is above {BAD_K} for {share:.1%} of the rows; their estimates are low "
+                "by an unknown amount"
+            )
+    return {
+        "unit": "nats a data point",
+        "measure": subject.measure,
+        "dimensions": dim,
+        "rows_in_split": len(subject.rows),
+        "lattice": subject.lattice,
+        "other_scale": _other_scale(subject),
+        "bound": bound,
+        "estimates": estimates,
+        "pairs": [_pair(a, b) for a, b in combinations(made, 2)],
+        "bracket": None,
+        "latent": None
+        if latent is None
+        else {
+            "kl": latent.kl.tolist(),
+            "variance": latent.variance.tolist(),
+            "active": latent.active,
+            "threshold": ACTIVE,
+        },
+        "baselines": _baselines(subject, notes, per_row, say) if plan.baselines else [],
+        "truth": _truth(subject, per_row),
+        "notes": notes,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def bits_per_dimension(value: float, dim: int, measure: str) -> float | None:
+    """-value / (D ln 2) of a mass; None for a density, which has no bits without a resolution."""
+    return -value / (dim * math.log(2)) if measure == "mass" else None
+
+
+def mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float, float | None]:
+    """Mean over data points and its standard error (None for a single one)."""
+    n = len(values)
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+
+
+def _resident(subject: Subject, rows: Array) -> ResidentRows:
+    data = rows if rows.dtype == np.uint8 else rows.astype(subject.model.dtype, copy=False)
+    return ResidentRows(Buffer("data", subject.model.backend.upload(data)), subject.scale)
+
+
+def _bound(per_row: npt.NDArray[np.float64], subject: Subject, dim: int) -> dict[str, Any]:
+    (value, error), (reconstruction, r_error), (kl, kl_error) = (mean_and_error(per_row[:, i]) for i in range(3))
+    return {
+        "value": value,
+        "se": error,
+        "reconstruction": reconstruction,
+        "reconstruction_se": r_error,
+        "kl": kl,
+        "kl_se": kl_error,
+        "rows": len(per_row),
+        "bits_per_dim": bits_per_dimension(value, dim, subject.measure),
+        "statement": "a lower bound in expectation over its noise: E[L^B] <= log p(x) (KW 3, 7)",
+    }
+
+
+def _estimate(subject: Subject, plan: Plan, name: str, say: Progress) -> Estimate:
+    rows = plan.rows or min(len(subject.rows), METHODS[name].rows or len(subject.rows))
+    return estimate(
+        name,
+        subject.model,
+        _resident(subject, subject.rows[:rows]),
+        samples=plan.samples,
+        seed=plan.seed,
+        threads=plan.threads,
+        progress=lambda done, total: say(METHODS[name].title, done, total),
+    )
+
+
+def _described(found: Estimate, subject: Subject, dim: int, per_row: npt.NDArray[np.float64] | None) -> dict[str, Any]:
+    method = METHODS[found.method]
+    n = len(found.values)
+    value, error = mean_and_error(found.values)
+    gap, gap_error = mean_and_error(found.values - per_row[:n, 0]) if per_row is not None else (None, None)
+    effective, pareto = found.effective_samples, found.pareto_k
+    return {
+        "method": found.method,
+        "title": method.title,
+        **found.settings,
+        "rows": n,
+        "value": value,
+        "se": error,
+        "mc_se": None if found.error is None else float(np.sqrt((found.error**2).sum()) / n),
+        "side": method.side,
+        "statement": method.statement,
+        "bits_per_dim": bits_per_dimension(value, dim, subject.measure),
+        "above_bound": gap,
+        "above_bound_se": gap_error,
+        "effective_samples_median": _at(effective, np.median),
+        "effective_samples_min": _at(effective, np.min),
+        "pareto_k_median": _at(pareto, np.median),
+        "pareto_k_bad_share": None if pareto is None else float((pareto > BAD_K).mean()),
+        "acceptance": _at(found.acceptance, np.mean),
+        "r_hat_max": _at(found.r_hat, np.max),
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def _at(values: npt.NDArray[np.float64] | None, what: Callable[..., Any]) -> float | None:
+    return None if values is None else float(what(values))
+
+
+def _pair(a: Estimate, b: Estimate) -> dict[str, Any]:
+    n = min(len(a.values), len(b.values))
+    difference, error = mean_and_error(a.values[:n] - b.values[:n])
+    return {"methods": [a.method, b.method], "rows": n, "difference": difference, "se": error}
+
+
+def _baselines(
+    subject: Subject, notes: list[str], per_row: npt.NDArray[np.float64] | None, say: Progress
+) -> list[dict[str, Any]]:
+    kind, dim = subject.model.likelihood.support.kind, subject.model.architecture.dim
+    train, scale = subject.train, subject.train_scale
+    fits: list[Callable[[], baselines.Baseline]] = []
+    if kind == "binary":
+        fits.append(lambda: baselines.bernoulli(train, scale=scale))
+    elif subject.measure == "density":
+        least = LEAST_ROUNDING * subject.scale**2 if subject.lattice else None
+        fits.append(lambda: baselines.gaussian(train, scale=scale, least_variance=least))
+        if not 2 <= dim <= baselines.LARGEST_DIM:
+            notes.append(f"no probabilistic PCA of {dim} columns: 2 to {baselines.LARGEST_DIM} are possible")
+        else:
+            latent = subject.model.architecture.latent
+            fits.append(lambda: baselines.ppca(train, latent, scale=scale, least_variance=least))
+    else:
+        notes.append(f"no baseline for data of kind {kind}")
+    out = []
+    for i, fit in enumerate(fits):
+        say("baselines", i, len(fits))
+        baseline = fit()
+        values = baseline.score(subject.rows, subject.scale)
+        value, error = mean_and_error(values)
+        gap, gap_error = mean_and_error(per_row[:, 0] - values) if per_row is not None else (None, None)
+        out.append({
+            "name": baseline.name,
+            "value": value,
+            "se": error,
+            "bits_per_dim": bits_per_dimension(value, dim, subject.measure),
+            "rows": len(values),
+            "parameters": baseline.parameters,
+            "note": baseline.note,
+            "bound_above": gap,
+            "bound_above_se": gap_error,
+        })  # fmt: skip
+    return out
+
+
+def _truth(subject: Subject, per_row: npt.NDArray[np.float64] | None) -> dict[str, Any] | None:
+    """log p_true(x) of the rows, and how far the bound is above it: by chance, or not at all in expectation."""
+    if subject.true_log_prob is None:
+        return None
+    values = np.asarray(subject.true_log_prob(subject.rows), np.float64)
+    value, error = mean_and_error(values)
+    gap, gap_error = mean_and_error(per_row[:, 0] - values) if per_row is not None else (None, None)
+    return {"value": value, "se": error, "bound_above": gap, "bound_above_se": gap_error}
+
+
+def _other_scale(subject: Subject) -> dict[str, Any] | None:
+    if subject.other_scale is None or subject.measure != "density":
+        return None
+    name, shift = subject.other_scale
+    return {"name": name, "add": shift}
+
+
+BINARIZED = {
+    "threshold": "pixels are thresholded at one half: such numbers compare with each other only, not with drawn pixels",
+    "static": "pixels are one fixed draw from this seed: another draw, such as published fixed binarizations, moves "
+    "means by some tenths of a nat",
+    "dynamic": "training draws pixels anew at each step; these rows are one fixed draw from the seed",
+}
+
+
+def _notes(subject: Subject) -> list[str]:
+    """What keeps these numbers from being compared with others."""
+    notes = []
+    if subject.measure == "mass" and subject.binarize in BINARIZED:
+        notes.append(BINARIZED[subject.binarize])
+    if subject.lattice:
+        notes.append(
+            "a density evaluated on whole numbers without dequantization: it compares among models of these data only, "
+            "has no bound from above, and gives no bits per dimension"
+        )
+    if subject.measure == "density":
+        other = _other_scale(subject)
+        notes.append(
+            "a density depends on the unit of the data"
+            + (f": add {other['add']:,.1f} nats for the {other['name']} scale" if other else "")
+        )
+    if not subject.encoder:
+        notes.append(
+            f"objective {subject.objective} trains no encoder: no bound, no importance sampling, no active units"
+        )
+    beta = subject.objective_options.get("beta", 1)
+    if float(beta) != 1:
+        notes.append(
+            f"trained with beta = {float(beta):g}: the bound here has beta = 1 and compares with others, the objective "
+            "of training does not"
+        )
+    return notes
