@@ -212,7 +212,7 @@ class VAE:
         self._likelihood.support.check(rows, "the data")
         threads = self.config.threads or model.backend.threads
         sampler = ImportanceSampler(model, self._resident(rows), samples, seed=self.config.seed, threads=threads)
-        return sampler.run()[:, 0]
+        return sampler.run().log_likelihood
 
     def encode(self, x: Any) -> tuple[Array, Array]:
         """Mean and standard deviation (N, Z) of q(z | x) for rows x (N, D)."""

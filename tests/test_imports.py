@@ -24,6 +24,7 @@ LAYERS = [
     "backend",
     "data",
     "model",
+    "sampling",
     "objectives",
     "training",
     "evaluation",

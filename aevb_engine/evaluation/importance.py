@@ -1,7 +1,8 @@
 """Marginal log-likelihood by importance sampling from the encoder (Burda et al. 2015, section 5), in bounded memory.
 
 log p(x) is estimated from below in expectation by L_K(x) = log 1/K sum_k p(x, z_k) / q(z_k | x). Samples come in
-chunks; a running maximum and sum carry the log-mean-exp over them, so that K costs time but no memory.
+chunks; a running maximum and sum carry the log-mean-exp over them, and of the weights only the 3 sqrt K largest are
+kept, for k-hat.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from aevb_engine.evaluation.estimate import Estimate, RunningWeights
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
@@ -47,55 +48,25 @@ class ImportanceSampler:
             [bind(rows, share) for share in shares(self.batch, threads)],
         ]
 
-    def run(self, progress: Callable[[int, int], None] | None = None) -> npt.NDArray[np.float64]:
-        """(N, 2): L_K in nats and the effective sample size (sum w)^2 / sum w^2 of each row, 1 to K."""
-        out = np.empty((self.count, 2))
+    def run(self, progress: Callable[[int, int], None] | None = None) -> Estimate:
+        """L_K of each row in nats, with the effective sample size, k-hat and standard error of its weights."""
         backend, clock = self.model.backend, self.clock
+        parts = []
         for lo in range(0, self.count, self.batch):
             n = min(self.batch, self.count - lo)
             wanted = np.minimum(np.arange(lo, lo + self.batch), self.count - 1)
             clock.index.array[...] = backend.upload(wanted)
             clock.row.array[...] = lo
-            running = RunningWeights(n)
+            running = RunningWeights(n, self.samples)
             for first in range(0, self.samples, self.chunk):
                 clock.step.array[...] = first
                 backend.run(self.phases, 1)
                 logw = backend.download(self.ws.many("logw").array).reshape(self.batch, self.chunk)
                 running.add(logw[:n, : self.samples - first].astype(np.float64))
-            out[lo : lo + n, 0] = running.log_mean()
-            out[lo : lo + n, 1] = running.effective_samples()
+            parts.append(running.estimate())
             if progress is not None:
                 progress(lo + n, self.count)
-        return out
-
-
-class RunningWeights:
-    """Sums of w and w^2 relative to the largest log-weight so far, one row a data point."""
-
-    def __init__(self, rows: int) -> None:
-        self.largest = np.full(rows, -np.inf)
-        self.total = np.zeros(rows)
-        self.squares = np.zeros(rows)
-        self.count = 0
-
-    def add(self, logw: npt.NDArray[np.float64]) -> None:
-        """Take in a chunk of log-weights (rows, samples)."""
-        largest = np.maximum(self.largest, logw.max(axis=1))
-        shift = np.exp(self.largest - largest)
-        weights = np.exp(logw - largest[:, None])
-        self.total = self.total * shift + weights.sum(axis=1)
-        self.squares = self.squares * shift**2 + (weights**2).sum(axis=1)
-        self.largest = largest
-        self.count += logw.shape[1]
-
-    def log_mean(self) -> npt.NDArray[np.float64]:
-        """log 1/K sum w."""
-        mean: npt.NDArray[np.float64] = self.largest + np.log(self.total / self.count)
-        return mean
-
-    def effective_samples(self) -> npt.NDArray[np.float64]:
-        """(sum w)^2 / sum w^2."""
-        return self.total**2 / self.squares
+        return Estimate.joined(parts)
 
 
 def draw_by_sample(ws: Workspace, clock: Clock, eps: Buffer, seed: int) -> Operation:

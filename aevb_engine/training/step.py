@@ -27,11 +27,11 @@ from aevb_engine.model.workspace import Workspace
 from aevb_engine.objectives import objective
 from aevb_engine.objectives.program import Pass, Program
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
+from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
 
 BLOCK = 50  # steps between two looks of the host
 CHUNK = 1 << 15  # parameters an optimizer pass takes at a time: gradient, state and scratch stay in the cache
-NOISE_BLOCK = 1 << 16  # numbers drawn at once: many steps of a small model, for the cost of one call
 
 
 @dataclass(frozen=True)
@@ -102,29 +102,7 @@ def _noise_words(clock: Clock, words: Buffer, seed: int) -> Operation:
 
 def draw_noise(clock: Clock, eps: Buffer, seed: int, stream: str, ahead: bool) -> Operation:
     """eps ~ N(0, 1) of this step (LX 4); ``ahead``: many steps at once, since each number depends on its step alone."""
-
-    def bind(xp: Any, rows: Rows) -> Callable[[], None]:
-        out = eps.view(rows)
-        noise = Noise(xp, seed, stream)
-        count, columns = out.shape
-        padded = 4 * -(-columns // 4)
-        steps = max(1, NOISE_BLOCK // (count * padded)) if ahead else 1
-        block = xp.empty((steps, count, padded), dtype=xp.float32)
-        held = [-1, -1]  # first step and first row of the block
-        step, row = clock.step.array, clock.row.array
-        offset = rows.lo * eps.per_point
-
-        def run() -> None:
-            now, first = int(step[0]), int(row[0]) * eps.per_point + offset
-            if not (held[0] <= now < held[0] + steps and held[1] == first) or held[0] < 0:
-                noise.normal(now, first, block)
-                held[0], held[1] = now, first
-            out[...] = block[now - held[0], :, :columns]
-
-        return run
-
-    facts = {"seed": seed, "stream": stream, "step": clock.step, "row": clock.row, "eps": eps}
-    return custom("noise", bind, (clock.step, clock.row), (eps,), **facts)
+    return normal_noise(clock.step, clock.row, eps, seed, stream, ahead)
 
 
 def advance(clock: Clock) -> Operation:

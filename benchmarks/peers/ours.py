@@ -47,4 +47,4 @@ class Engine:
             made = self.trainer
             data = ResidentRows(Buffer("data", self.data[:rows]))
             self.sampler = ImportanceSampler(made.model, data, samples, threads=made.settings.threads)
-        return float(self.sampler.run()[:, 0].mean())
+        return float(self.sampler.run().log_likelihood.mean())

@@ -1,0 +1,1 @@
+"""Markov chains on z at fixed parameters."""
