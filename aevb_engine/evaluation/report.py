@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -31,14 +32,16 @@ import numpy.typing as npt
 
 from aevb_engine.errors import UsageError
 from aevb_engine.evaluation import baselines
+from aevb_engine.evaluation.ais import AnnealedImportanceSampler, simulate
 from aevb_engine.evaluation.bound import Evaluator
+from aevb_engine.evaluation.diagnostics import KHAT_LIMIT
 from aevb_engine.evaluation.latent import ACTIVE, latent_use
-from aevb_engine.evaluation.methods import METHODS, Estimate, check_method, estimate
+from aevb_engine.evaluation.methods import METHODS, Result, check_method, estimate
 from aevb_engine.model.model import Model
 from aevb_engine.operation import Buffer
 from aevb_engine.training.step import ResidentRows
 
-BAD_K = 0.7  # Pareto k-hat above which importance weights are not to be trusted (Vehtari et al. 2024)
+BRACKET_ROWS = 100
 LEAST_ROUNDING = 1 / 12  # variance of rounding to whole numbers: the least of a baseline on whole numbers
 
 Array = npt.NDArray[Any]
@@ -79,27 +82,41 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: methods by name, samples and rows (None: each method's own), and the optional parts."""
+    """What to do: methods by name (None: is, or ais without an encoder), samples by method, rows, optional parts."""
 
-    methods: tuple[str, ...] = ("is",)
-    samples: int | None = None
+    methods: tuple[str, ...] | None = None
+    samples: Mapping[str, int] = field(default_factory=dict)
     rows: int | None = None
     seed: int = 0
     threads: int = 1
     bracket: bool = False
     baselines: bool = True
 
+    def chosen(self, subject: Subject) -> tuple[str, ...]:
+        """The methods, the default for this subject included."""
+        return self.methods if self.methods is not None else ("is" if subject.encoder else "ais",)
+
     def check(self, subject: Subject) -> None:
         """UsageError for what cannot be done with this subject."""
-        for name in self.methods:
+        for name in (*self.chosen(subject), *self.samples):
             check_method(name)
+        latent = subject.model.architecture.latent
+        for name in self.chosen(subject):
+            most = METHODS[name].most_latent
+            if most is not None and latent > most:
+                raise UsageError(
+                    f"--method {name}: meaningless in {latent} latent dimensions (limit {most}); use is or ais"
+                )
             if METHODS[name].needs_encoder and not subject.encoder:
                 others = ", ".join(n for n, m in METHODS.items() if not m.needs_encoder)
                 raise UsageError(
                     f"--method {name}: objective {subject.objective} trains no encoder to sample from; use {others}"
                 )
-        if self.samples is not None and self.samples < 1:
-            raise UsageError(f"--samples {self.samples}: at least 1 is needed")
+        for name, count in self.samples.items():
+            if count < 1:
+                raise UsageError(f"--samples {count}: at least 1 is needed")
+            if name not in self.chosen(subject):
+                raise UsageError(f"--samples {name}={count}: add --method {name}")
         count = len(subject.rows)
         if self.rows is not None and not 1 <= self.rows <= count:
             raise UsageError(f"--rows {self.rows}: the split has {count} rows; use 1 to {count}")
@@ -121,15 +138,18 @@ def evaluate(subject: Subject, plan: Plan, progress: Progress | None = None) -> 
         say("latent dimensions", 0, 1)
         latent = latent_use(model, resident, seed=plan.seed, threads=plan.threads)
         bound = _bound(per_row, subject, dim)
-    made = [_estimate(subject, plan, name, say) for name in plan.methods]
+    made = [_estimate(subject, plan, name, say) for name in plan.chosen(subject)]
     estimates = [_described(e, subject, dim, per_row) for e in made]
     for each in estimates:
         share = each["pareto_k_bad_share"]
         if share:
             notes.append(
-                f"{each['method']}: Pareto k-hat is above {BAD_K} for {share:.1%} of the rows; their estimates are low "
-                "by an unknown amount"
+                f"{each['method']}: Pareto k-hat is above {KHAT_LIMIT} for {share:.1%} of the rows; their errors are "
+                "larger than stated, by an unknown amount"
             )
+        if each["refused"]:
+            reasons = "; ".join(f"{count} rows, {reason}" for reason, count in each["refused_for"].items())
+            notes.append(f"{each['method']}: refused {each['refused']} of {each['rows'] + each['refused']}: {reasons}")
     return {
         "unit": "nats a data point",
         "measure": subject.measure,
@@ -140,7 +160,7 @@ def evaluate(subject: Subject, plan: Plan, progress: Progress | None = None) -> 
         "bound": bound,
         "estimates": estimates,
         "pairs": [_pair(a, b) for a, b in combinations(made, 2)],
-        "bracket": None,
+        "bracket": _bracket(subject, plan, say) if plan.bracket else None,
         "latent": None
         if latent is None
         else {
@@ -156,14 +176,16 @@ def evaluate(subject: Subject, plan: Plan, progress: Progress | None = None) -> 
     }
 
 
-def bits_per_dimension(value: float, dim: int, measure: str) -> float | None:
+def bits_per_dimension(value: float | None, dim: int, measure: str) -> float | None:
     """-value / (D ln 2) of a mass; None for a density, which has no bits without a resolution."""
-    return -value / (dim * math.log(2)) if measure == "mass" else None
+    return -value / (dim * math.log(2)) if measure == "mass" and value is not None else None
 
 
-def mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float, float | None]:
-    """Mean over data points and its standard error (None for a single one)."""
+def mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Mean over data points and its standard error; None of no data point, and of a single one."""
     n = len(values)
+    if n == 0:
+        return None, None
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
 
 
@@ -187,56 +209,100 @@ def _bound(per_row: npt.NDArray[np.float64], subject: Subject, dim: int) -> dict
     }
 
 
-def _estimate(subject: Subject, plan: Plan, name: str, say: Progress) -> Estimate:
+def _estimate(subject: Subject, plan: Plan, name: str, say: Progress) -> Result:
     rows = plan.rows or min(len(subject.rows), METHODS[name].rows or len(subject.rows))
     return estimate(
         name,
         subject.model,
         _resident(subject, subject.rows[:rows]),
-        samples=plan.samples,
+        samples=plan.samples.get(name),
         seed=plan.seed,
         threads=plan.threads,
         progress=lambda done, total: say(METHODS[name].title, done, total),
     )
 
 
-def _described(found: Estimate, subject: Subject, dim: int, per_row: npt.NDArray[np.float64] | None) -> dict[str, Any]:
+def _described(found: Result, subject: Subject, dim: int, per_row: npt.NDArray[np.float64] | None) -> dict[str, Any]:
+    """Means over the rows that were not refused; diagnostics over all of them."""
     method = METHODS[found.method]
-    n = len(found.values)
-    value, error = mean_and_error(found.values)
-    gap, gap_error = mean_and_error(found.values - per_row[:n, 0]) if per_row is not None else (None, None)
-    effective, pareto = found.effective_samples, found.pareto_k
+    sound = np.isfinite(found.values)
+    values = found.values[sound]
+    value, error = mean_and_error(values)
+    gap, gap_error = None, None
+    if per_row is not None:
+        gap, gap_error = mean_and_error(values - per_row[: len(sound), 0][sound])
     return {
         "method": found.method,
         "title": method.title,
-        **found.settings,
-        "rows": n,
+        "samples": found.samples,
+        "samples_are": method.samples_are,
+        "rows": len(values),
+        "refused": len(sound) - len(values),
+        "refused_for": dict(Counter(found.reasons)),
         "value": value,
         "se": error,
-        "mc_se": None if found.error is None else float(np.sqrt((found.error**2).sum()) / n),
+        "mc_se": _finite(np.sqrt((found.error[sound] ** 2).sum()) / len(values)) if len(values) else None,
         "side": method.side,
         "statement": method.statement,
         "bits_per_dim": bits_per_dimension(value, dim, subject.measure),
         "above_bound": gap,
         "above_bound_se": gap_error,
-        "effective_samples_median": _at(effective, np.median),
-        "effective_samples_min": _at(effective, np.min),
-        "pareto_k_median": _at(pareto, np.median),
-        "pareto_k_bad_share": None if pareto is None else float((pareto > BAD_K).mean()),
+        "effective_samples_median": _at(found.effective_samples, np.median),
+        "effective_samples_min": _at(found.effective_samples, np.min),
+        "pareto_k_median": _at(found.pareto_k, np.median),
+        "pareto_k_bad_share": _bad_share(found.pareto_k),
         "acceptance": _at(found.acceptance, np.mean),
         "r_hat_max": _at(found.r_hat, np.max),
         "seconds": round(found.seconds, 3),
     }
 
 
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
 def _at(values: npt.NDArray[np.float64] | None, what: Callable[..., Any]) -> float | None:
-    return None if values is None else float(what(values))
+    """A summary over the rows where there is a diagnosis; an infinite one stays infinite in text, null in JSON."""
+    known = values[~np.isnan(values)] if values is not None else np.empty(0)
+    return float(what(known)) if known.size else None
 
 
-def _pair(a: Estimate, b: Estimate) -> dict[str, Any]:
+def _bad_share(khat: npt.NDArray[np.float64]) -> float | None:
+    return None if np.isnan(khat).all() else float((khat > KHAT_LIMIT).mean())
+
+
+def _pair(a: Result, b: Result) -> dict[str, Any]:
     n = min(len(a.values), len(b.values))
-    difference, error = mean_and_error(a.values[:n] - b.values[:n])
-    return {"methods": [a.method, b.method], "rows": n, "difference": difference, "se": error}
+    differences = a.values[:n] - b.values[:n]
+    differences = differences[np.isfinite(differences)]
+    difference, error = mean_and_error(differences)
+    return {"methods": [a.method, b.method], "rows": len(differences), "difference": difference, "se": error}
+
+
+def _bracket(subject: Subject, plan: Plan, say: Progress) -> dict[str, Any]:
+    """log p of data drawn from the model itself, from below (forward) and from above (reverse annealing)."""
+    rows = plan.rows or BRACKET_ROWS
+    chains = plan.samples.get("ais", METHODS["ais"].samples)
+    made = simulate(subject.model, rows, plan.seed)
+    sampler = AnnealedImportanceSampler(subject.model, made, chains=chains, seed=plan.seed, threads=plan.threads)
+    forward = sampler.run(lambda done, total: say("forward annealing", done, total))
+    backward = sampler.reverse(lambda done, total: say("reverse annealing", done, total))
+    below, above = forward.log_likelihood, backward.log_likelihood
+    (low, low_error), (high, high_error), (gap, gap_error) = (mean_and_error(v) for v in (below, above, above - below))
+    return {
+        "rows": rows,
+        "samples": chains,
+        "forward": low,
+        "forward_se": low_error,
+        "reverse": high,
+        "reverse_se": high_error,
+        "gap": gap,
+        "gap_se": gap_error,
+        "acceptance_forward": _at(forward.acceptance, np.mean),
+        "acceptance_reverse": _at(backward.acceptance, np.mean),
+        "statement": "for data drawn from the model both sides are bounds in expectation (Grosse et al. 2015); nothing "
+        "follows for other data but that annealing of this length is accurate where the model's own data are alike",
+    }
 
 
 def _baselines(

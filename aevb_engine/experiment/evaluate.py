@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -137,11 +138,26 @@ def subject_of(session: Session, split: Split) -> Subject:
     )
 
 
+def samples_by_method(
+    samples: Mapping[str, int] | int | None, methods: tuple[str, ...] | None, subject: Subject
+) -> Mapping[str, int]:
+    """A number alone is for the one method asked for; UsageError where there are more."""
+    if samples is None:
+        return {}
+    if not isinstance(samples, int):
+        return samples
+    chosen = Plan(methods).chosen(subject)
+    if len(chosen) > 1:
+        example = ",".join(f"{name}={samples}" for name in chosen)
+        raise UsageError(f"--samples {samples}: a number for each method is needed, such as --samples {example}")
+    return dict.fromkeys(chosen, samples)
+
+
 def evaluate_run(
     path: Path | str,
     *,
     methods: tuple[str, ...] | None = None,
-    samples: int | None = None,
+    samples: Mapping[str, int] | int | None = None,
     rows: int | None = None,
     split: Split = "test",
     which: Which | None = None,
@@ -161,8 +177,8 @@ def evaluate_run(
     session = opened.session
     subject = subject_of(session, split)
     plan = Plan(
-        methods=methods or ("is",),
-        samples=samples,
+        methods=methods,
+        samples=samples_by_method(samples, methods, subject),
         rows=rows,
         seed=session.config.seed if seed is None else seed,
         threads=session.backend.threads,

@@ -10,6 +10,7 @@ from aevb_cli import progress
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
 from aevb_cli.text import duration, echo_json, number, pairs, table
+from aevb_engine.errors import UsageError
 
 UNITS = 12  # latent dimensions that are listed; -v lists all
 
@@ -27,8 +28,9 @@ UNITS = 12  # latent dimensions that are listed; -v lists all
 @click.option("--method", "methods", multiple=True, metavar="NAME,...", cls=Section, section="Log-likelihood",
               help="is (importance sampling), ais (annealed importance sampling), hmc (KW appendix D) or none; repeat "
               "or separate by commas. [is; ais for a model without encoder]")  # fmt: skip
-@click.option("--samples", type=int, metavar="K", cls=Section, section="Log-likelihood",
-              help="Samples a data point. [is 5000; see docs/evaluation.md for ais and hmc]")  # fmt: skip
+@click.option("--samples", metavar="K", cls=Section, section="Log-likelihood",
+              help="is: samples from q a data point; ais: chains; hmc: draws a chain. Of several methods "
+              "is=5000,ais=32. [is 5000, ais 16, hmc 500]")  # fmt: skip
 @click.option("--rows", type=int, metavar="N", cls=Section, section="Log-likelihood",
               help="The first N rows of the split for the log-likelihood. [is: all; ais, hmc: 100]")  # fmt: skip
 @click.option("--bracket", is_flag=True, cls=Section, section="Log-likelihood",
@@ -59,6 +61,7 @@ def evaluate(name: str, methods: tuple[str, ...], as_json: bool, quiet: bool, ve
         record = evaluate_run(
             name,
             methods=split_names(methods),
+            samples=parse_samples(options.pop("samples")),
             with_baselines=not options.pop("no_baselines"),
             progress=stages,
             **options,
@@ -77,6 +80,26 @@ def split_names(given: tuple[str, ...]) -> tuple[str, ...] | None:
     if not given:
         return None
     return () if list(names) == ["none"] else tuple(names)
+
+
+def parse_samples(text: str | None) -> dict[str, int] | int | None:
+    """``5000``, or ``is=5000,ais=32``; UsageError otherwise."""
+    if text is None:
+        return None
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, count = part.rpartition("=")
+        try:
+            found[name.strip()] = int(count)
+        except ValueError:
+            raise UsageError(f"--samples {text}: write a number, or is=5000,ais=32") from None
+        if bool(equals) != bool(name.strip()):
+            raise UsageError(f"--samples {text}: write a number, or is=5000,ais=32")
+    if "" in found:
+        if len(found) > 1:
+            raise UsageError(f"--samples {text}: write a number, or is=5000,ais=32")
+        return found[""]
+    return found
 
 
 def report(record: dict[str, Any], *, verbose: bool) -> str:
@@ -111,9 +134,9 @@ def _figures(record: dict[str, Any]) -> str:
             ["  reconstruction", number(bound["reconstruction"]), _error(bound["reconstruction_se"]), "", "", ""]
         )
         lines.append(["  - KL", number(bound["kl"]), _error(bound["kl_se"]), "", "", ""])
-    for each in record["estimates"]:
-        samples = f", K = {number(each['samples'])}" if each.get("samples") else ""
-        lines.append([f"log p(x), {each['title']}{samples}", *_cells(each), each["side"]])
+    lines += [
+        [f"log p(x), {e['title']}, K = {number(e['samples'])}", *_cells(e), e["side"]] for e in record["estimates"]
+    ]
     lines += [[b["name"], *_cells(b), "baseline"] for b in record["baselines"]]
     if record["truth"]:
         truth = {**record["truth"], "rows": record["rows_in_split"]}
@@ -128,6 +151,10 @@ def _cells(of: dict[str, Any]) -> list[str]:
     return [number(of["value"]), _error(of["se"]), "-" if bits is None else f"{bits:.4f}", number(of["rows"])]
 
 
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
 def _error(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -135,7 +162,7 @@ def _error(value: float | None) -> str:
 def _diagnostics(record: dict[str, Any], *, verbose: bool) -> str:
     rows = []
     for each in record["estimates"]:
-        facts = []
+        facts = [f"K = {number(each['samples'])} {each['samples_are']}"] if verbose else []
         if each["mc_se"] is not None:
             facts.append(f"Monte Carlo error of the mean {each['mc_se']:.3f}")
         if each["effective_samples_median"] is not None:
@@ -159,13 +186,21 @@ def _diagnostics(record: dict[str, Any], *, verbose: bool) -> str:
         first, second = pair["methods"]
         rows.append(
             (f"{first} - {second}",
-             f"{pair['difference']:+.3f} +- {_error(pair['se'])} on {number(pair['rows'])} common rows")
+             f"{_signed(pair['difference'])} +- {_error(pair['se'])} on {number(pair['rows'])} common rows")
         )  # fmt: skip
     return pairs(rows)
 
 
 def _bracket(record: dict[str, Any]) -> str:
-    return ""
+    found = record["bracket"]
+    if found is None:
+        return ""
+    return (
+        f"data drawn from the model ({number(found['rows'])} rows, {found['samples']} chains): log p(x) between "
+        f"{number(found['forward'])} (forward) and {number(found['reverse'])} (reverse annealing),\n"
+        f"a gap of {found['gap']:.3f} +- {_error(found['gap_se'])}; acceptance {found['acceptance_forward']:.2f} and "
+        f"{found['acceptance_reverse']:.2f}"
+    )
 
 
 def _latent(record: dict[str, Any], *, verbose: bool) -> str:

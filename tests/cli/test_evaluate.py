@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aevb_cli.evaluate import report
+
 FIELDS = {
     "schema", "run", "checkpoint", "dataset", "binarize", "scale", "split", "decoder", "objective", "seed", "threads",
     "backend", "device", "unit", "measure", "dimensions", "rows_in_split", "lattice", "other_scale", "bound",
@@ -72,6 +74,18 @@ def test_text(train, call):
     assert call("evaluate", "r", "--samples", "30", "--quiet").stdout == ""
 
 
+def test_methods_and_bracket(train, record):
+    train("--output", "r")
+    found = record("r", "--method", "is", "--method", "ais", "--samples", "is=50,ais=2", "--rows", "2", "--bracket")
+    assert [e["method"] for e in found["estimates"]] == ["is", "ais"]
+    assert [e["samples"] for e in found["estimates"]] == [50, 2]
+    assert found["bracket"]["rows"] == 2
+    assert len(found["pairs"]) == 1
+    text = report(found, verbose=True)
+    for words in ("annealed importance sampling, K = 2", "is - ais", "acceptance", "data drawn from the model"):
+        assert words in text
+
+
 def test_the_seed_is_the_evaluations_own(train, record):
     train("--output", "r")
     one, again, other = (record("r", "--samples", "10", "--seed", s) for s in "115")
@@ -88,7 +102,13 @@ def test_the_seed_is_the_evaluations_own(train, record):
         (2, ("r", "--method", "iss"), "did you mean 'is'?"),
         (2, ("r", "--method", "is,none"), "'none'"),
         (2, ("r", "--samples", "0"), "--samples 0"),
-        (2, ("r", "--samples", "many"), "--samples"),
+        (2, ("r", "--samples", "many"), "--samples many"),
+        (2, ("r", "--samples", "=5"), "--samples =5"),
+        (2, ("r", "--samples", "is=5,6"), "--samples is=5,6"),
+        (2, ("r", "--samples", "is=5,ais="), "--samples is=5,ais="),
+        (2, ("r", "--samples", "as=5"), "did you mean"),
+        (2, ("r", "--samples", "5", "--method", "is,ais"), "is=5,ais=5"),
+        (2, ("big", "--method", "hmc"), "6 latent dimensions"),
         (2, ("r", "--rows", "101"), "has 100 rows"),
         (2, ("r", "--rows", "0"), "--rows 0"),
         (2, ("r", "--split", "validation"), "held out no validation rows"),
@@ -101,6 +121,8 @@ def test_the_seed_is_the_evaluations_own(train, record):
 )
 def test_bad_input(one_error, train, code, args, words):
     train("--output", "r")
+    if "big" in args:
+        train("--output", "big", "--latent-dim", "6")
     assert words in one_error(code, "evaluate", *args)
 
 

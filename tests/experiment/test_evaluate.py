@@ -15,10 +15,10 @@ from aevb_engine.experiment.evaluate import rows_of, subject_of
 from aevb_engine.experiment.session import split_rows
 
 
-def session(**changes: Any) -> Any:
+def session(dynamic: bool = True, **changes: Any) -> Any:
     grey = np.random.default_rng(1).integers(0, 256, (60, 8)).astype(np.uint8)
     test = (grey[:10] > 127).astype(np.uint8)
-    dataset = Dataset("d", grey, test, dynamic=True, binarize="dynamic")
+    dataset = Dataset("d", grey, test, dynamic=dynamic, binarize="dynamic" if dynamic else "none")
     return SimpleNamespace(dataset=dataset, config=RunConfig(**changes), model=None, trainer=None)
 
 
@@ -39,8 +39,9 @@ def test_dynamic_rows_are_drawn_once() -> None:
 
 def test_splits_do_not_meet() -> None:
     """Training and validation rows are a partition of the training set, without the test rows."""
-    it = session(validation=0.25)
+    it = session(dynamic=False, validation=0.25)
     train, validation = split_rows(it.dataset, it.config)
+    assert validation is not None
     together = np.concatenate([train, validation])
     np.testing.assert_array_equal(np.sort(together, axis=0), np.sort(it.dataset.train, axis=0))
     assert len({row.tobytes() for row in train} & {row.tobytes() for row in validation}) == 0
