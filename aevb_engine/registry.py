@@ -14,11 +14,12 @@ from aevb_engine.errors import AevbError, BackendError, UsageError, suggest
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-Kind = Literal["decoder", "optimizer", "dataset"]
+Kind = Literal["decoder", "optimizer", "dataset", "objective"]
 GROUPS: dict[Kind, str] = {
     "decoder": "aevb_engine.decoders",
     "optimizer": "aevb_engine.optimizers",
     "dataset": "aevb_engine.datasets",
+    "objective": "aevb_engine.objectives",
 }
 
 

@@ -25,7 +25,8 @@ STANDARD_ERRORS = 5.0
 
 
 class Draw:
-    """What ``Likelihood.sample`` draws from: ``uniform(i)`` in [0, 1) and ``normal(i)``, independent for each i."""
+    """What ``Likelihood.sample`` draws from: ``uniform(i)`` in [0, 1) and ``normal(i)``, independent for each i; and
+    ``scratch(i)``."""
 
     def __init__(self, seed: int, shape: tuple[int, ...], dtype: Any = np.float64) -> None:
         self.seed, self.shape, self.dtype = seed, shape, dtype
@@ -35,6 +36,9 @@ class Draw:
 
     def normal(self, i: int) -> Array:
         return np.random.default_rng([self.seed, 1, i]).standard_normal(self.shape).astype(self.dtype)
+
+    def scratch(self, i: int) -> Array:
+        return np.full(self.shape, np.nan, self.dtype)
 
 
 def central_difference(function: Callable[[Array], Any], point: Array, direction: Array) -> Any:

@@ -15,12 +15,14 @@ from aevb_engine.data.dataset import DataRequest, Dataset
 from aevb_engine.errors import DataError, FileFormatError, UsageError
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
-from aevb_engine.evaluation.methods import check_method, estimate
+from aevb_engine.evaluation.methods import METHODS, check_method, estimate
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
+from aevb_engine.objectives import objective as chosen_objective
+from aevb_engine.objectives.base import Objective
 from aevb_engine.operation import Buffer
 from aevb_engine.training.loop import Progress, fit
 from aevb_engine.training.optimizer import Optimizer
@@ -70,6 +72,7 @@ class VAE:
             registry.create("decoder", decoder, self.config.decoder_options) if named else decoder  # type: ignore[arg-type, assignment]
         )
         self._named = named
+        self._objective: Objective = chosen_objective(self.config.objective, self.config.objective_options)
         self._model: Model | None = None
         self._trainer: Trainer | None = None
         self._facts: dict[str, Any] = {"log_variance_unit": 0.0, "unit_interval": False}
@@ -99,7 +102,7 @@ class VAE:
         optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options)
         threads = config.threads or choose_threads(model, config.batch_size * config.samples, model.backend.threads)
         settings = Settings(
-            objective=config.objective,
+            objective=self._objective,
             samples=config.samples,
             batch=config.batch_size,
             lr=config.lr if config.lr is not None else optimizer.default_lr,
@@ -111,11 +114,15 @@ class VAE:
         rows = self._resident(dataset.train, dataset.scale, dataset.dynamic)
         trainer = Trainer(model, optimizer, rows, settings)
         if self._trainer is not None:
-            trainer.restore(self._trainer.step, self._trainer.arrays())
+            kept = self._trainer.arrays()
+            if self._trainer.count != trainer.count:  # chains on other data points are of no use
+                kept |= {n: a for n, a in trainer.arrays().items() if n.startswith("objective/")}
+            trainer.restore(self._trainer.step, kept)
         self._trainer = trainer
-        count = epochs * trainer.count / settings.batch if epochs is not None else steps
+        per_epoch = self._objective.updates * trainer.count / settings.batch
+        count = epochs * per_epoch if epochs is not None else steps
         if count is None:
-            count = 20 * trainer.count / settings.batch
+            count = 20 * per_epoch
         if not (count > 0 and np.isfinite(count)):
             raise UsageError(f"epochs={epochs}, steps={steps}: a positive number is needed")
         total = trainer.step + max(1, round(count))
@@ -189,8 +196,15 @@ class VAE:
             raise UsageError("the model has no data yet: call fit, or load one")
         return self._model
 
+    def _needs_encoder(self, what: str) -> None:
+        if not self._objective.has_encoder:
+            raise UsageError(f"{what} needs an encoder; the objective {self.config.objective} trains none")
+
     def bound(self, x: Any, *, objective: str = "elbo", samples: int = 1) -> float:
         """Mean bound of rows x (N, D) in nats a data point: L^B by default, with fixed noise."""
+        self._needs_encoder("bound")
+        if not chosen_objective(objective).is_bound:
+            raise UsageError(f"the objective {objective} is not a bound; ask for elbo, elbo-mc or iwae")
         model, rows = self.model, self._as_rows(x)
         self._likelihood.support.check(rows, "the data")
         resident = self._resident(rows)
@@ -211,6 +225,8 @@ class VAE:
         "hmc", KW appendix D with ``samples`` draws a chain (500), NaN for rows that it refuses.
         """
         check_method(method)
+        if METHODS[method].needs_encoder:
+            self._needs_encoder(f"log_likelihood by {method}")
         if samples is not None and samples < 1:
             raise UsageError(f"samples={samples}: at least one is needed")
         model, rows = self.model, self._as_rows(x)
@@ -221,6 +237,7 @@ class VAE:
 
     def encode(self, x: Any) -> tuple[Array, Array]:
         """Mean and standard deviation (N, Z) of q(z | x) for rows x (N, D)."""
+        self._needs_encoder("encode")
         return apply.encode(self.model, self._as_rows(x))
 
     def decode(self, z: Any) -> Array:
@@ -232,6 +249,7 @@ class VAE:
 
     def reconstruct(self, x: Any) -> Array:
         """Mean (N, D) of p(x | z) at the mean of q(z | x)."""
+        self._needs_encoder("reconstruct")
         return apply.reconstruct(self.model, self._as_rows(x))
 
     def sample(self, n: int, *, seed: int = 0) -> Array:
@@ -307,7 +325,7 @@ class _History:
         self._rows = rows
 
     def steps(self, rows: npt.NDArray[np.float64]) -> None:
-        means = rows[:, 2:5].mean(axis=0)
+        means = rows[:, 2:5].mean(axis=0)  # NaN where the objective has none
         self._rows.append(
             {
                 "step": float(rows[-1, 0]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +119,13 @@ class Bound:
         precision: str = "float64",
         gradient: bool = True,
         seed: int = 0,
+        options: Mapping[str, object] | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
         self.model = Model(Architecture(dim, latent, hidden, activation, precision), likelihood, NumpyBackend(1))
         self.ws = Workspace(self.model.backend, batch, samples, self.model.dtype)
         self.batch_pass = Pass(self.model, self.ws, gradient)
-        self.program = objective(name)(self.batch_pass)
+        self.program = objective(name, options).build(self.batch_pass)
         self.batch, self.samples = batch, samples
         self._operations: list[Operation] = []
         self._calls: list[Callable[[], None]] = []
@@ -192,6 +193,8 @@ class Stepper:
         dynamic: bool = False,
         lr: float = 0.01,
         initial_sd: float = 0.3,
+        options: Mapping[str, object] | None = None,
+        values: np.ndarray | None = None,
     ) -> None:
         rng = np.random.default_rng(7)
         self.optimizer = optimizer or Adam()
@@ -205,20 +208,22 @@ class Stepper:
             data[:, 0] = 1  # something to learn
         if dynamic:
             data = rng.integers(0, 256, (rows, dim))
+        if values is not None:
+            data = values
         resident = data.astype(model.dtype if top is None else np.uint8)
         self.theta = model.parameters.theta
-        self.order = Order(1, rows, batch)
         self.step = TrainingStep(
             model,
             self.optimizer,
             ResidentRows(Buffer("data", resident), dynamic=dynamic),
-            objective_name=name,
+            objective_name=objective(name, options),
             batch=batch,
             samples=samples,
             seed=5,
             decay=decay,
             threads=threads,
         )
+        self.order = Order(1, rows, batch, self.step.objective.updates)
 
     def fill(self, count: int = BLOCK) -> None:
         """The tables of the next block of steps."""
@@ -226,7 +231,7 @@ class Stepper:
         clock.orders.array[:count] = self.order.rows(self.done, count)
         clock.cursor.array[:] = 0
         for i in range(count):
-            clock.rates.array[i] = self.optimizer.coefficients(self.done + i + 1, self.lr)
+            clock.rates.array[i] = self.step.coefficients(self.done + i + 1, self.lr)
         self.done += count
 
     def run(self, steps: int) -> np.ndarray:
@@ -235,7 +240,7 @@ class Stepper:
         while steps:
             count = min(steps, BLOCK)
             self.fill(count)
-            self.step.run(count)
+            self.step.run(count, self.done - count)
             out.append(np.array(self.step.clock.metrics.array[:count]))
             steps -= count
         self.step.backend.close()

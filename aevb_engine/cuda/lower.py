@@ -110,7 +110,8 @@ def _noise(op: Operation) -> Item:
     step, row, *words = _key(op)
     eps = op.facts["eps"]
     block = eps.reshaped(0, 1, *eps.array.shape)
-    return Text(sources()["normal"], (step, row, 0, eps.per_point, 0, *words, block))
+    name = "uniform" if op.name == "uniform_noise" else "normal"
+    return Text(sources()[name], (step, row, 0, eps.per_point, 0, *words, block))
 
 
 def _noise_by_sample(op: Operation) -> Item:
@@ -153,6 +154,7 @@ def _log_prob(op: Operation) -> Item | None:
 
 CUSTOM: dict[str, Callable[[Operation], Item | None]] = {
     "noise": _noise,
+    "uniform_noise": _noise,
     "noise_by_sample": _noise_by_sample,
     "binarize_words": _words,
     "advance": _advance,

@@ -30,6 +30,10 @@ class Draw:
         """Standard normal."""
         return self._fill(i, "normal")
 
+    def scratch(self, i: int) -> Any:
+        """An array to overwrite."""
+        return self.xp.empty((self.shape[0], 1, self.shape[1]), self.dtype)
+
     def _fill(self, i: int, kind: str) -> Any:
         out = np.empty((1, *self.shape), np.float32)
         getattr(Noise(np, self.seed, "sample"), kind)(i, self.row, out)

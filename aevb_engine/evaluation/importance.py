@@ -16,7 +16,7 @@ from aevb_engine.evaluation.estimate import Estimate, RunningWeights
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
-from aevb_engine.objectives.iwae import iwae
+from aevb_engine.objectives.iwae import Iwae
 from aevb_engine.objectives.program import Pass
 from aevb_engine.operation import Buffer, Operation, Rows, custom
 from aevb_engine.training.step import Clock, ResidentRows, read_batch, shares
@@ -40,7 +40,7 @@ class ImportanceSampler:
         self.clock = clock = Clock(ws, 1, 0)
         one_pass = Pass(model, ws, gradient=False)
         one_pass.noise = [draw_by_sample(ws, clock, one_pass.eps, seed)]
-        program = iwae(one_pass)
+        program = Iwae().build(one_pass)
         rows = [*read_batch(ws, clock, one_pass.x, data, seed), *program.rows]
         bind = model.backend.bind
         self.phases = [

@@ -62,10 +62,10 @@ class Subject:
     train: Array
     scale: float = 1.0
     train_scale: float = 1.0
-    encoder: bool = True  # False: nothing has trained q(z | x)
+    encoder: bool = True  # False: nothing has trained q(z | x) as a density
     binarize: str = "none"
     objective: str = "elbo"
-    objective_options: Mapping[str, Any] = field(default_factory=dict)
+    beta: float = 1.0  # weight of the KL term in what was trained
     other_scale: tuple[str, float] | None = None
     true_log_prob: Callable[[Array], Array] | None = None
 
@@ -110,7 +110,7 @@ class Plan:
             if METHODS[name].needs_encoder and not subject.encoder:
                 others = ", ".join(n for n, m in METHODS.items() if not m.needs_encoder)
                 raise UsageError(
-                    f"--method {name}: objective {subject.objective} trains no encoder to sample from; use {others}"
+                    f"--method {name}: objective {subject.objective} trains no q(z | x) to sample from; use {others}"
                 )
         for name, count in self.samples.items():
             if count < 1:
@@ -387,12 +387,11 @@ def _notes(subject: Subject) -> list[str]:
         )
     if not subject.encoder:
         notes.append(
-            f"objective {subject.objective} trains no encoder: no bound, no importance sampling, no active units"
+            f"objective {subject.objective} trains no q(z | x): no bound, no importance sampling, no active units"
         )
-    beta = subject.objective_options.get("beta", 1)
-    if float(beta) != 1:
+    if subject.beta != 1:
         notes.append(
-            f"trained with beta = {float(beta):g}: the bound here has beta = 1 and compares with others, the objective "
-            "of training does not"
+            f"trained with beta = {subject.beta:g}: the bound here has beta = 1 and compares with others, the "
+            "objective of training does not"
         )
     return notes

@@ -20,8 +20,8 @@ from aevb_engine.kernels.rows import scale
 from aevb_engine.kernels.score_function import score_function_backward
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
-from aevb_engine.objectives.elbo import elbo
-from aevb_engine.objectives.elbo_mc import elbo_mc
+from aevb_engine.objectives.elbo import Elbo
+from aevb_engine.objectives.elbo_mc import ElboMc
 from aevb_engine.objectives.importance import log_densities, log_importance_weights
 from aevb_engine.objectives.program import Pass, Program
 from aevb_engine.operation import Rows, operation
@@ -76,7 +76,8 @@ class EncoderGradient:
         self.clock = clock = Clock(ws, 1, 0)
         one_pass = Pass(model, ws, gradient=estimator != "score-function")
         one_pass.noise = [draw_noise(clock, one_pass.eps, seed, "variance", ahead=False)]
-        program = {"elbo": elbo, "elbo-mc": elbo_mc, "score-function": score_function}[estimator](one_pass)
+        build = {"elbo": Elbo().build, "elbo-mc": ElboMc().build, "score-function": score_function}[estimator]
+        program = build(one_pass)
         own = [p for p in program.pieces if p.parameter.name.startswith("encoder.")]
         self.lo = min(p.parameter.lo for p in own)
         self.hi = max(p.parameter.hi for p in own)

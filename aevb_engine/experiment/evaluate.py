@@ -132,7 +132,8 @@ def subject_of(session: Session, split: Split) -> Subject:
         train_scale=1 / 255 if dataset.dynamic else dataset.scale,
         binarize=dataset.binarize,
         objective=config.objective,
-        objective_options=getattr(config, "objective_options", {}),
+        encoder="bound" in session.held_out_columns,
+        beta=float(getattr(session.objective, "beta", 1.0)),
         other_scale=dataset.other_scale,
         true_log_prob=dataset.true_log_prob,
     )
@@ -205,5 +206,5 @@ def evaluate_run(
         "backend": session.backend.name,
         "device": session.backend.device(),
         **report,
-        "warnings": [*opened.warnings, *session.warnings],
+        "warnings": opened.warnings,
     }

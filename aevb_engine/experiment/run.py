@@ -7,7 +7,7 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from aevb_engine.experiment.environment import differences, environment
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.log import MetricsLog
 from aevb_engine.experiment.session import Session, prepare
+from aevb_engine.objectives.base import COLUMNS
 from aevb_engine.training.convergence import Convergence
 from aevb_engine.training.loop import EVAL_COLUMNS, Progress, fit
 from aevb_engine.training.trainer import TRAIN_COLUMNS, Diverged
@@ -175,7 +176,8 @@ def _train(recorder: _Recorder) -> dict[str, Any]:
             progress,
             total=session.total_steps,
             eval_every=session.eval_every,
-            evaluate=lambda: summary(session.held_out.run()),
+            evaluate=_evaluation(session),
+            criterion=session.criterion,
             until_converged=session.config.until_converged,
             listener=recorder,
         )
@@ -196,6 +198,11 @@ def _train(recorder: _Recorder) -> dict[str, Any]:
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
     folder.update(status=record["status"], step=session.trainer.step, result=record)
     return record
+
+
+def _evaluation(session: Session) -> Callable[[], dict[str, float]] | None:
+    held_out = session.held_out
+    return None if held_out is None else lambda: summary(held_out.run())
 
 
 class _Recorder:
@@ -225,7 +232,7 @@ class _Recorder:
         self.display.steps(rows, self.session.total_steps, self.progress.seconds)
         self.folder.heartbeat(step=self.session.trainer.step)
         wait = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self._cost)
-        at_evaluation = self.session.trainer.step % self.session.eval_every == 0
+        at_evaluation = self.session.held_out is not None and self.session.trainer.step % self.session.eval_every == 0
         if not at_evaluation and time.monotonic() - self._saved_at > wait:
             self.save(is_best=False)
 
@@ -269,10 +276,12 @@ def snapshot(session: Session, progress: Progress) -> Checkpoint:
 
 
 def result(folder: RunFolder, session: Session, progress: Progress, status: str) -> dict[str, Any]:
-    """The record of ``run --json``; bounds in nats a data point, higher is better."""
+    """The record of ``run --json``; bounds in nats a data point, higher is better; what does not exist is None."""
     config, trainer = session.config, session.trainer
-    per_point = session.test.run()
-    test = summary(per_point)
+    per_point = session.test.run() if session.test is not None else None
+    means = summary(per_point) if per_point is not None else {}
+    test = {name: means[name] if name in session.held_out_columns else None for name in COLUMNS}
+    trained = {name: name in session.objective.columns for name in COLUMNS}
     seconds = progress.seconds
     record: dict[str, Any] = {
         "schema": SCHEMA,
@@ -286,14 +295,15 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "optimizer": config.optimizer,
         "objective": config.objective,
         "seed": config.seed,
-        "parameters": session.model.parameters.size,
+        "parameters": trainer.trained,
         "steps": trainer.step,
-        "epochs": trainer.step * config.batch_size / trainer.count,
+        "epochs": trainer.seen / trainer.count,
         "seconds": round(seconds, 4),
         "steps_per_second": round(trainer.step / seconds, 2) if seconds > 0 else None,
-        "train_bound": float(progress.tail[:, 2].mean()),
+        "train_bound": float(progress.tail[:, 2].mean()) if trained["bound"] else None,
+        "train_reconstruction": float(progress.tail[:, 3].mean()) if trained["reconstruction"] else None,
         "test_bound": test["bound"],
-        "test_bound_se": test["bound_se"],
+        "test_bound_se": means["bound_se"] if test["bound"] is not None else None,
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
         "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
@@ -302,10 +312,10 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     }
     if session.test_k is not None:
         record["test_bound_k"] = summary(session.test_k.run())["bound"]
-    other = session.dataset.other_scale
+    other, bound = session.dataset.other_scale, test["bound"]
     if other is not None:
-        record[f"test_bound_{other[0]}"] = test["bound"] + other[1]
-    if session.dataset.true_log_prob is not None:
+        record[f"test_bound_{other[0]}"] = bound + other[1] if bound is not None else None
+    if session.dataset.true_log_prob is not None and per_point is not None and bound is not None:
         excess = per_point[:, 0] - session.dataset.true_log_prob(session.dataset.test)
         record["test_excess"] = float(excess.mean())
         record["test_excess_se"] = float(excess.std(ddof=1) / np.sqrt(len(excess)))

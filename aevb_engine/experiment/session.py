@@ -20,7 +20,9 @@ from aevb_engine.evaluation.bound import Evaluator
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
+from aevb_engine.objectives import held_out as judge
 from aevb_engine.objectives import objective
+from aevb_engine.objectives.base import Objective
 from aevb_engine.operation import Buffer
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import split
@@ -44,15 +46,30 @@ class Session:
     backend: Backend
     model: Model
     trainer: Trainer
-    held_out: Evaluator  # validation rows, or the test set for display only
+    held_out: Evaluator | None  # validation rows, or the test set for display only; None where nothing judges them
     held_out_is: str  # "validation" or "test"
-    test: Evaluator
+    test: Evaluator | None
     test_k: Evaluator | None  # the importance-weighted bound, where that is the objective
     total_steps: int
     eval_every: int
     data_hash: str
     warnings: list[str]
     notes: list[str]  # said once, not kept
+
+    @property
+    def objective(self) -> Objective:
+        return self.trainer.objective
+
+    @property
+    def held_out_columns(self) -> tuple[str, ...]:
+        """Which of bound, reconstruction and kl there are of held-out data."""
+        by = judge(self.objective)
+        return by.columns if by is not None else ()
+
+    @property
+    def criterion(self) -> str:
+        """The held-out column that tells the best step and convergence."""
+        return "bound" if "bound" in self.held_out_columns else "reconstruction"
 
     @property
     def seen_per_epoch(self) -> int:
@@ -62,7 +79,12 @@ class Session:
 def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
     """Load the data and build everything; nothing is written. Raises the errors of contracts for each wrong option."""
     warnings: list[str] = []
-    objective(config.objective)
+    chosen = objective(config.objective, config.objective_options)
+    if config.until_converged and judge(chosen) is None:
+        raise UsageError(
+            f"--until-converged: the objective {config.objective} has no encoder, so there is no held-out bound to "
+            "follow; give --epochs or --steps"
+        )
     schedule = parse_schedule(config.lr_schedule)
     optimizer: Optimizer = _plugin("optimizer", config.optimizer, config.optimizer_options, Optimizer)
     source = registry.create("dataset", config.dataset, config.dataset_options)
@@ -99,7 +121,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
     )
     train, validation = split_rows(dataset, config)
     settings = Settings(
-        objective=config.objective,
+        objective=chosen,
         samples=config.samples,
         batch=config.batch_size,
         lr=float(config.lr or 0.0),
@@ -111,18 +133,21 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
     resident = _resident(backend, model, train, dataset.scale, dataset.dynamic)
     trainer = Trainer(model, optimizer, resident, settings)
     test_rows = _resident(backend, model, dataset.test, dataset.scale, False)
-    test = Evaluator(model, test_rows, seed=config.seed, threads=threads)
-    held_out = test
-    if validation is not None:
+    by = judge(chosen)
+    test = held_out = None
+    if by is not None:
+        test = held_out = Evaluator(model, test_rows, objective_name=by, seed=config.seed, threads=threads)
+    if by is not None and validation is not None:
         rows = _resident(backend, model, validation, dataset.scale, False)
-        held_out = Evaluator(model, rows, seed=config.seed, threads=threads)
+        held_out = Evaluator(model, rows, objective_name=by, seed=config.seed, threads=threads)
+    warnings += chosen.remarks(config.batch_size, trainer.count)
     test_k = None
     if config.objective == "iwae":
         test_k = Evaluator(
             model, test_rows, objective_name="iwae", samples=config.samples, seed=config.seed, threads=threads,
             batch=max(20, 500 // config.samples),
         )  # fmt: skip
-    total, every = _lengths(config, trainer.count)
+    total, every = _lengths(config, trainer.count, chosen.updates)
     return Session(
         config=config,
         dataset=dataset,
@@ -205,9 +230,12 @@ def _resident(backend: Backend, model: Model, rows: npt.NDArray[Any], scale: flo
     return ResidentRows(Buffer("data", backend.upload(data)), scale, dynamic)
 
 
-def _lengths(config: RunConfig, count: int) -> tuple[int, int]:
-    """Steps in all, and between evaluations: an epoch, but at least ten evaluations a run."""
-    per_epoch = count / config.batch_size
+def _lengths(config: RunConfig, count: int, updates: int) -> tuple[int, int]:
+    """Steps in all, and between evaluations: an epoch, but at least ten evaluations a run.
+
+    An epoch passes all data points once, whatever the number of ``updates`` that a batch is used for.
+    """
+    per_epoch = updates * count / config.batch_size
     if config.steps is not None:
         total = config.steps
     else:

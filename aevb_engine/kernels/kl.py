@@ -36,3 +36,23 @@ def kl_backward(xp: Any, mu: Any, sigma: Any, weight: float, scratch: Any, dmu: 
     xp.subtract(scratch, number(1), out=scratch)
     xp.multiply(scratch, number(0.5 * weight), out=scratch)
     xp.add(dlogvar, scratch, out=dlogvar)
+
+
+@kernel(
+    "mu: rc, sigma: rc, beta: s, weight: const, scratch: rc~ -> dmu: rc!, dlogvar: rc!",
+    cuda="scratch = (T)0.5 * (sigma * sigma - (T)1); dmu += (T)weight * beta * mu;"
+    " dlogvar += (T)weight * beta * scratch;",
+)
+def weighted_kl_backward(
+    xp: Any, mu: Any, sigma: Any, beta: Any, weight: float, scratch: Any, dmu: Any, dlogvar: Any
+) -> None:
+    """dmu += weight * beta * mu, dlogvar += weight * beta * (sigma^2 - 1) / 2; at beta = 1 the bits of kl_backward."""
+    number = mu.dtype.type
+    xp.multiply(mu, beta, out=scratch)
+    xp.multiply(scratch, number(weight), out=scratch)
+    xp.add(dmu, scratch, out=dmu)
+    xp.multiply(sigma, sigma, out=scratch)
+    xp.subtract(scratch, number(1), out=scratch)
+    xp.multiply(scratch, beta, out=scratch)
+    xp.multiply(scratch, number(0.5 * weight), out=scratch)
+    xp.add(dlogvar, scratch, out=dlogvar)

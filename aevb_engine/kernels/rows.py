@@ -13,6 +13,12 @@ def scale(xp: Any, x: Any, factor: float, y: Any) -> None:
     xp.multiply(x, x.dtype.type(factor), out=y)
 
 
+@kernel("constant: const -> y: rc", cuda="y = (T)constant;")
+def fill(xp: Any, constant: float, y: Any) -> None:
+    """y = constant."""
+    y[...] = y.dtype.type(constant)
+
+
 @kernel("weight: r, x: rc -> y: rc", cuda="y = weight * x;")
 def weigh(xp: Any, weight: Any, x: Any, y: Any) -> None:
     """y = weight * x, one weight a row."""

@@ -93,8 +93,26 @@ class Decoder:
 
         return custom("mean", bind, tuple(heads), (mean,))
 
+    def mean_backward(self, ws: Workspace, parameters: Parameters, dmean: Buffer) -> Operation:
+        """The gradient by each head for a given dmean (B * L, D), unweighted."""
+        likelihood = self.likelihood
+        heads = [self._shaped(ws, parameters, h) for h in likelihood.heads]
+        dheads = [self._gradient(ws, h) for h in likelihood.heads]
+        given = self._wide(ws, dmean)
+
+        def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+            views, d = [h.view(rows) for h in heads], given.view(rows)
+            out = [h.view(rows) for h in dheads]
+            return lambda: likelihood.mean_backward(xp, *views, dmean=d, dheads=out)
+
+        return custom("mean_backward", bind, (*heads, given), tuple(dheads))
+
     def sample(self, ws: Workspace, parameters: Parameters, draw: Any) -> Operation:
-        """x (B, L, D) ~ p(x | z) from the heads into the buffer "draw"."""
+        """x (B, L, D) ~ p(x | z) from the heads into the buffer "draw".
+
+        ``draw`` as in ``Likelihood.sample``, or in a step what gives one for a share of the rows: ``view(rows)``, with
+        the buffers it ``reads`` and ``writes``.
+        """
         likelihood = self.likelihood
         heads = [self._shaped(ws, parameters, h) for h in likelihood.heads]
         x = self._wide(ws, ws.many("draw", self.dim))
@@ -102,17 +120,23 @@ class Decoder:
         def bind(xp: Any, rows: Rows) -> Callable[[], None]:
             given = [h.view(rows) for h in heads]
             out = x.view(rows)
-            return lambda: likelihood.sample(xp, *given, draw=draw, x=out)
+            numbers = draw.view(rows) if hasattr(draw, "view") else draw
+            return lambda: likelihood.sample(xp, *given, draw=numbers, x=out)
 
-        return custom("sample", bind, tuple(heads), (x,))
+        reads, writes = getattr(draw, "reads", ()), getattr(draw, "writes", ())
+        return custom("sample", bind, (*heads, *reads), (x, *writes))
 
     # Backward -----------------------------------------------------------------------------------------------
 
-    def backward_data(self, ws: Workspace, parameters: Parameters, weight: Buffer, dz: Buffer) -> list[Operation]:
-        """dz (B * L, Z) of sum over rows of weight * logp; the hidden layers' gradients on the way."""
+    def backward_data(
+        self, ws: Workspace, parameters: Parameters, weight: Buffer, dz: Buffer | None
+    ) -> list[Operation]:
+        """dz (B * L, Z) of sum over rows of weight * logp, unless None; the hidden layers' gradients on the way."""
         depth = len(self.mlp.hidden)
         width = self.mlp.outputs
         dh = ws.many(f"ddecoder.h{depth}", width) if depth else dz
+        if dh is None:
+            return []
         operations = []
         for i, head in enumerate(self.affine_heads):
             matrix = parameters[f"decoder.{head.name}.weight"].theta

@@ -110,4 +110,8 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
-        """x (B, L, D) ~ p(x | heads), from ``draw.uniform(i)`` and ``draw.normal(i)``, i = 0, 1, ... (B, L, D)."""
+        """x (B, L, D) ~ p(x | heads), from ``draw.uniform(i)`` and ``draw.normal(i)``, i = 0, 1, ... (B, L, D).
+
+        ``draw.scratch(i)`` are arrays to overwrite. Wake-sleep samples in every step: always ask for the same numbers,
+        and allocate nothing large (what is allocated costs time there, and no more).
+        """

@@ -21,6 +21,7 @@ class Workspace:
         self.samples = samples
         self.dtype = dtype
         self.buffers: dict[str, Buffer] = {}
+        self._prefix = ""
 
     def one(self, name: str, *shape: int, dtype: Any = None) -> Buffer:
         """(B, *shape)"""
@@ -39,7 +40,14 @@ class Workspace:
         per_point = buffer.per_point
         return buffer.reshaped(1, self.batch, per_point, *buffer.array.shape[1:])
 
+    def section(self, name: str, samples: int = 1) -> Workspace:
+        """Buffers of the same batch under names of their own, "``name`` ...", for a second pass through the model."""
+        part = Workspace(self.backend, self.batch, samples, self.dtype)
+        part.buffers, part._prefix = self.buffers, f"{self._prefix}{name} "
+        return part
+
     def _get(self, name: str, shape: tuple[int, ...], per_point: int, dtype: Any) -> Buffer:
+        name = self._prefix + name
         known = self.buffers.get(name)
         if known is not None:
             if known.array.shape != shape:

@@ -1,20 +1,27 @@
-"""Bounds on log p(x): each file builds the operations of one of them."""
+"""What training ascends: each file builds the operations of one objective, found by name like any plugin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from aevb_engine.errors import UsageError, suggest
-from aevb_engine.objectives.elbo import elbo
-from aevb_engine.objectives.elbo_mc import elbo_mc
-from aevb_engine.objectives.iwae import iwae
-from aevb_engine.objectives.program import Pass, Program
-
-OBJECTIVES: dict[str, Callable[[Pass], Program]] = {"elbo": elbo, "elbo-mc": elbo_mc, "iwae": iwae}
+from aevb_engine import registry
+from aevb_engine.errors import UsageError
+from aevb_engine.objectives.base import Objective
+from aevb_engine.objectives.elbo import Elbo
 
 
-def objective(name: str) -> Callable[[Pass], Program]:
-    """The builder of a bound by name."""
-    if name not in OBJECTIVES:
-        raise UsageError(f"unknown objective '{name}': {suggest(name, OBJECTIVES)}")
-    return OBJECTIVES[name]
+def objective(name: str | Objective, options: Mapping[str, object] | None = None) -> Objective:
+    """The objective registered under ``name``, with its options; an objective is returned as it is."""
+    if isinstance(name, Objective):
+        return name
+    made = registry.create("objective", name, options)
+    if not isinstance(made, Objective):
+        raise UsageError(f"objective plugin '{name}' makes a {type(made).__name__}, not an Objective")
+    return made
+
+
+def held_out(trained: Objective) -> Objective | None:
+    """What judges held-out data: L^B, whatever was trained; None where there is no encoder to take it with."""
+    if trained.held_out_by_itself:
+        return trained
+    return Elbo() if trained.has_encoder else None

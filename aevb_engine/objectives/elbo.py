@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from aevb_engine.kernels.bound import difference, mean_of_samples
 from aevb_engine.kernels.kl import kl, kl_backward
+from aevb_engine.objectives.base import Objective
 from aevb_engine.objectives.program import Pass, Program
-from aevb_engine.operation import operation
+from aevb_engine.operation import Operation, operation
 
 
-def elbo(p: Pass) -> Program:
-    """L^B(x) = 1/L sum_l log p(x | z_l) - KL(q(z | x) || N(0, I))."""
-    ws, batch = p.ws, p.ws.batch
-    divergence, reconstruction, bound = ws.one("kl"), ws.one("reconstruction"), ws.one("bound")
-    scratch = p.scratch(p.sigma)
-    program = Program(prepare=p.model.decoder.prepare(ws, p.model.parameters))
-    program.rows = [
-        *p.encode_and_decode([operation(kl, p.mu, p.logvar, p.sigma, scratch, divergence)]),
+class Elbo(Objective):
+    """L^B(x) = 1/L sum_l log p(x | z_l) - KL(q(z | x) || N(0, I)) (LX 9; KW 7)."""
+
+    summary: ClassVar[str] = "L^B, the KL term in closed form"
+
+    def build(self, p: Pass) -> Program:
+        program = Program(prepare=p.model.decoder.prepare(p.ws, p.model.parameters), rows=elbo_rows(p))
+        if p.gradient:
+            p.weight.array[...] = -1 / (p.ws.batch * p.ws.samples)
+            program.rows += p.backward([], [self.kl_gradient(p)])
+            program.pieces = p.gradients()
+        return program
+
+    def kl_gradient(self, p: Pass) -> Operation:
+        """The gradient of the mean KL by (mu, logvar), added to dlatent."""
+        dmu, dlogvar = p.model.encoder.halves(p.ws, "dlatent")
+        return operation(kl_backward, p.mu, p.sigma, 1 / p.ws.batch, p.scratch(p.sigma), dmu, dlogvar)
+
+
+def elbo_rows(p: Pass) -> list[Operation]:
+    """x to the reconstruction, KL and L^B of every data point."""
+    divergence, reconstruction, bound = (p.ws.one(name) for name in ("kl", "reconstruction", "bound"))
+    return [
+        *p.encode_and_decode([operation(kl, p.mu, p.logvar, p.sigma, p.scratch(p.sigma), divergence)]),
         operation(mean_of_samples, p.cube(p.logp), reconstruction),
         operation(difference, reconstruction, divergence, bound),
     ]
-    if p.gradient:
-        p.weight.array[...] = -1 / (batch * ws.samples)
-        dmu, dlogvar = p.model.encoder.halves(ws, "dlatent")
-        divergence_gradient = operation(kl_backward, p.mu, p.sigma, 1 / batch, scratch, dmu, dlogvar)
-        program.rows += p.backward([], [divergence_gradient])
-        program.pieces = p.gradients()
-    return program

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
 
 from aevb_engine.kernels.reparameterize import reparameterize, reparameterize_backward
 from aevb_engine.model.mlp import GradientPiece
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.operation import Buffer, Operation, operation
+from aevb_engine.sampling.noise import normal_noise, uniform_noise
 
 
 @dataclass
 class Program:
     """Operations by phase: ``prepare`` once, ``rows`` split over data points, ``pieces`` split over parameters.
 
-    Every bound leaves, a data point, ``bound``, ``reconstruction`` and ``kl`` (B,) in nats.
+    Every objective leaves, a data point, ``bound``, ``reconstruction`` and ``kl`` (B,) in nats, NaN where it has none.
+    Where a batch stays for several updates, ``visit`` (split over data points) comes before the rows of the first of
+    them, and ``leave`` runs once after these rows. ``state`` is what a resumed run needs, by name.
     """
 
     prepare: list[Operation] = field(default_factory=list)
     rows: list[Operation] = field(default_factory=list)
     pieces: list[GradientPiece] = field(default_factory=list)
+    visit: list[Operation] = field(default_factory=list)
+    leave: list[Operation] = field(default_factory=list)
+    state: dict[str, Buffer] = field(default_factory=dict)
+
+
+NoiseKind = Literal["normal", "uniform"]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What training gives an objective beside the batch."""
+
+    count: int  # data points N
+    seed: int
+    index: Buffer  # (B,) rows of the data that are the batch
+    step: Buffer  # (1,) steps before this one; batches before this one where a batch stays for several steps
+    row: Buffer  # (1,) number of the batch's first row in the noise
+    coefficients: Buffer  # this step's numbers of ``Objective.coefficients``
 
 
 class Pass:
@@ -31,6 +56,7 @@ class Pass:
         self.ws = ws
         self.gradient = gradient
         self.noise: list[Operation] = []  # fills eps; without it eps stays as it is
+        self.feed: Feed | None = None  # training only
         z = model.architecture.latent
         self.latent = z
         self.x = ws.one("x", model.architecture.dim)
@@ -50,6 +76,29 @@ class Pass:
         shape = buffer.array.shape[1:]
         make = self.ws.many if buffer.array.shape[0] == self.ws.batch * self.ws.samples else self.ws.one
         return make(f"scratch {'x'.join(map(str, shape))} of {buffer.array.shape[0]}", *shape)
+
+    def draw(self, buffer: Buffer, stream: str, kind: NoiseKind = "normal") -> list[Operation]:
+        """Fresh noise into ``buffer`` at every step; outside training it stays as it is."""
+        if self.feed is None:
+            return []
+        make = normal_noise if kind == "normal" else uniform_noise
+        return [make(self.feed.step, self.feed.row, buffer, self.feed.seed, stream, True)]
+
+    def coefficients(self, otherwise: Sequence[float]) -> Buffer:
+        """This step's numbers of the objective; outside training those given."""
+        if self.feed is not None:
+            return self.feed.coefficients
+        table = self.ws.table("coefficients", len(otherwise))
+        table.array[...] = self._upload(otherwise)
+        return table
+
+    def undefined(self, *names: str) -> None:
+        """Columns that the objective does not have: NaN for good."""
+        for name in names:
+            self.ws.one(name).array[...] = float("nan")
+
+    def _upload(self, numbers: Sequence[float]) -> Any:
+        return self.model.backend.upload(np.array(numbers, self.model.dtype))
 
     def encode_and_decode(self, latent: list[Operation]) -> list[Operation]:
         """x -> q(z | x) -> z -> log p(x | z), with the gradient by the heads where one is wanted.

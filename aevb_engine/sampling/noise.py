@@ -1,4 +1,4 @@
-"""Standard normal noise as an operation."""
+"""Noise as an operation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,20 @@ NOISE_BLOCK = 1 << 16  # numbers drawn at once: many steps of a small model, for
 def normal_noise(step: Buffer, row: Buffer, eps: Buffer, seed: int, stream: str, ahead: bool) -> Operation:
     """eps ~ N(0, 1) of step ``step`` and data rows ``row`` .. (tables of one number each); ``ahead``: many steps at
     once, since each number depends on its step alone."""
+    return _noise("noise", "normal", step, row, eps, seed, stream, ahead)
 
+
+def uniform_noise(step: Buffer, row: Buffer, u: Buffer, seed: int, stream: str, ahead: bool) -> Operation:
+    """u uniform on [0, 1), otherwise as ``normal_noise``."""
+    return _noise("uniform_noise", "uniform", step, row, u, seed, stream, ahead)
+
+
+def _noise(
+    name: str, kind: str, step: Buffer, row: Buffer, eps: Buffer, seed: int, stream: str, ahead: bool
+) -> Operation:
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         out = eps.view(rows)
-        noise = Noise(xp, seed, stream)
+        fill = getattr(Noise(xp, seed, stream), kind)
         count, columns = out.shape
         padded = 4 * -(-columns // 4)
         steps = max(1, NOISE_BLOCK // (count * padded)) if ahead else 1
@@ -29,11 +39,11 @@ def normal_noise(step: Buffer, row: Buffer, eps: Buffer, seed: int, stream: str,
         def run() -> None:
             now, first = int(counter[0]), int(first_row[0]) * eps.per_point + offset
             if not (held[0] <= now < held[0] + steps and held[1] == first) or held[0] < 0:
-                noise.normal(now, first, block)
+                fill(now, first, block)
                 held[0], held[1] = now, first
             out[...] = block[now - held[0], :, :columns]
 
         return run
 
     facts = {"seed": seed, "stream": stream, "step": step, "row": row, "eps": eps}
-    return custom("noise", bind, (step, row), (eps,), **facts)
+    return custom(name, bind, (step, row), (eps,), **facts)

@@ -13,7 +13,7 @@ PATIENCE = 10  # evaluations without an improvement
 @dataclass
 class Convergence:
     """Follows the validation bound: smoothed over three evaluations, it has converged when it has not improved by
-    1e-4 of its magnitude for ten evaluations."""
+    1e-4 of its magnitude for ten evaluations. (Of an objective without a bound: what stands in for it.)"""
 
     recent: list[float] = field(default_factory=list)
     smoothed_best: float | None = None
@@ -21,13 +21,13 @@ class Convergence:
     best: float | None = None
     best_step: int | None = None
 
-    def add(self, step: int, bound: float) -> bool:
-        """Take in an evaluation; True where it is the best so far."""
+    def add(self, step: int, bound: float, waiting: bool = True) -> bool:
+        """Take in an evaluation; True where it is the best so far. Without ``waiting`` patience does not run out."""
         self.recent = [*self.recent, bound][-WINDOW:]
         smoothed = sum(self.recent) / len(self.recent)
         if self.smoothed_best is None or smoothed > self.smoothed_best + TOLERANCE * abs(self.smoothed_best):
             self.smoothed_best, self.waited = smoothed, 0
-        else:
+        elif waiting:
             self.waited += 1
         if self.best is None or bound > self.best:
             self.best, self.best_step = bound, step

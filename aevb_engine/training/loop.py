@@ -47,11 +47,17 @@ def fit(
     *,
     total: int,
     eval_every: int,
-    evaluate: Callable[[], dict[str, float]],
+    evaluate: Callable[[], dict[str, float]] | None,
     until_converged: bool,
     listener: Listener,
+    criterion: str = "bound",
 ) -> Literal["done", "converged", "stopped"]:
-    """Train up to ``total`` steps, evaluating every ``eval_every`` and at the end; goes on from ``trainer.step``."""
+    """Train up to ``total`` steps, evaluating every ``eval_every`` and at the end; goes on from ``trainer.step``.
+
+    ``evaluate`` may be None: nothing is held out. ``criterion`` is the column that tells the best evaluation and
+    convergence; evaluations in the objective's warm-up do not count as waiting.
+    """
+    warmup = trainer.objective.warmup
     pace = RESPONSE / BLOCK  # seconds a step, first guess: one full block
     while trainer.step < total:
         if until_converged and progress.convergence.converged:
@@ -67,9 +73,9 @@ def fit(
         progress.seconds += elapsed
         progress.tail = np.concatenate([progress.tail, rows])[-TAIL:]
         listener.steps(rows)
-        if trainer.step % eval_every == 0 or trainer.step == total:
+        if evaluate is not None and (trainer.step % eval_every == 0 or trainer.step == total):
             result = evaluate()
-            is_best = progress.convergence.add(trainer.step, result["bound"])
+            is_best = progress.convergence.add(trainer.step, result[criterion], waiting=trainer.step > warmup)
             numbers = [result[k] for k in ("bound", "reconstruction", "kl", "bound_se")]
             row = np.array([[trainer.step, rows[-1, 1], *numbers, float(is_best)]])
             progress.evaluations = np.concatenate([progress.evaluations, row])

@@ -18,14 +18,22 @@ def permutation(seed: int, epoch: int, n: int, stream: str = "order") -> npt.NDA
 
 
 class Order:
-    """Rows of any range of steps: step s takes positions s * batch .. of the endless stream of permutations."""
+    """Rows of any range of steps: step s takes positions (s // updates) * batch .. of the endless stream of
+    permutations; a batch stays for ``updates`` steps."""
 
-    def __init__(self, seed: int, n: int, batch: int) -> None:
-        self.seed, self.n, self.batch = seed, n, batch
+    def __init__(self, seed: int, n: int, batch: int, updates: int = 1) -> None:
+        self.seed, self.n, self.batch, self.updates = seed, n, batch, updates
         self._epochs: dict[int, npt.NDArray[np.int64]] = {}
 
     def rows(self, step: int, count: int) -> npt.NDArray[np.int64]:
         """(count, batch) row numbers of steps ``step`` .. ``step + count - 1`` (counted from 0)."""
+        if self.updates > 1:
+            visits = np.arange(step, step + count) // self.updates
+            first, last = int(visits[0]), int(visits[-1])
+            return self._batches(first, last - first + 1)[visits - first]
+        return self._batches(step, count)
+
+    def _batches(self, step: int, count: int) -> npt.NDArray[np.int64]:
         position = np.arange(step * self.batch, (step + count) * self.batch)
         epoch, offset = np.divmod(position, self.n)
         out = np.empty(position.size, np.int64)

@@ -9,6 +9,7 @@ and the optimizer's coefficients. ``cursor`` is the place in the block.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from aevb_engine import jit
-from aevb_engine.backend.base import Backend
+from aevb_engine.backend.base import Backend, Call
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.kernels.philox import key, stream_id
@@ -25,7 +26,8 @@ from aevb_engine.model.mlp import GradientPiece
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.objectives import objective
-from aevb_engine.objectives.program import Pass, Program
+from aevb_engine.objectives.base import Objective
+from aevb_engine.objectives.program import Feed, Pass, Program
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
@@ -46,15 +48,18 @@ class ResidentRows:
 class Clock:
     """The small arrays that change between steps."""
 
-    def __init__(self, ws: Workspace, block: int, coefficients: int) -> None:
+    def __init__(self, ws: Workspace, block: int, coefficients: int, extra: int = 0) -> None:
+        """``coefficients`` numbers of the optimizer and ``extra`` of the objective behind them."""
+        width = max(1, coefficients) + extra
         self.step = ws.table("step", 1, dtype=np.int64)  # steps done before this one
         self.cursor = ws.table("cursor", 1, dtype=np.int64)
         self.row = ws.table("row", 1, dtype=np.int64)  # number of the batch's first row in the noise
         self.orders = ws.table("orders", block, ws.batch, dtype=np.int64)
-        self.rates = ws.table("rates", block, max(1, coefficients))
+        self.rates = ws.table("rates", block, width)
         self.metrics = ws.table("metrics", block, 3, dtype=np.float64)
         self.index = ws.one("index", dtype=np.int64)
-        self.coef = ws.table("coef", max(1, coefficients))
+        self.coef = ws.table("coef", width)
+        self.extra = self.coef.part(slice(width - extra, None))
 
 
 def read_batch(ws: Workspace, clock: Clock, x: Buffer, rows: ResidentRows, seed: int) -> list[Operation]:
@@ -103,6 +108,16 @@ def _noise_words(clock: Clock, words: Buffer, seed: int) -> Operation:
 def draw_noise(clock: Clock, eps: Buffer, seed: int, stream: str, ahead: bool) -> Operation:
     """eps ~ N(0, 1) of this step (LX 4); ``ahead``: many steps at once, since each number depends on its step alone."""
     return normal_noise(clock.step, clock.row, eps, seed, stream, ahead)
+
+
+def count_visits(clock: Clock, visit: Buffer, updates: int) -> Operation:
+    """visit = step // updates: a batch that stays for several updates is drawn once."""
+
+    def bind(xp: Any, rows: Rows) -> Callable[[], None]:
+        step, out = clock.step.array, visit.array
+        return lambda: xp.floor_divide(step, updates, out=out)
+
+    return custom("count_visits", bind, (clock.step,), (visit,))
 
 
 def advance(clock: Clock) -> Operation:
@@ -215,7 +230,11 @@ def parts(pieces: list[GradientPiece], threads: int) -> list[list[tuple[Gradient
 
 
 class TrainingStep:
-    """The bound step: ``fill`` the tables for a block, then ``run`` some of it."""
+    """The bound step: ``fill`` the tables for a block, then ``run`` some of it.
+
+    A step is one update of the weights. Under an objective of several updates a batch, ``visit`` replaces ``rows``
+    and ``leave`` replaces ``last`` in the first step on each batch.
+    """
 
     def __init__(
         self,
@@ -223,7 +242,7 @@ class TrainingStep:
         optimizer: Optimizer,
         data: ResidentRows,
         *,
-        objective_name: str,
+        objective_name: str | Objective,
         batch: int,
         samples: int,
         seed: int,
@@ -235,30 +254,61 @@ class TrainingStep:
         self.backend = backend
         self.ws = ws = Workspace(backend, batch, samples, model.dtype)
         self.state = [backend.empty((model.parameters.size,), model.dtype) for _ in optimizer.state]
-        self.clock = clock = Clock(ws, BLOCK, len(optimizer.coefficients(1, 1.0)))
+        self.optimizer = optimizer
+        self.objective = chosen = objective(objective_name)
+        extra = len(chosen.coefficients(1))
+        self.clock = clock = Clock(ws, BLOCK, len(optimizer.coefficients(1, 1.0)), extra)
         batch_pass = Pass(model, ws, gradient=True)
         batch_pass.noise = [draw_noise(clock, batch_pass.eps, seed, "noise", ahead=True)]
-        program: Program = objective(objective_name)(batch_pass)
-        self.first = [advance(clock), *program.prepare]
-        self.rows = [*read_batch(ws, clock, batch_pass.x, data, seed), *program.rows]
+        self.first = [advance(clock)]
+        drawn = clock  # its step counts batches
+        if chosen.updates > 1:
+            drawn = copy.copy(clock)
+            drawn.step = ws.table("visit", 1, dtype=np.int64)
+            self.first.append(count_visits(clock, drawn.step, chosen.updates))
+        count = int(data.data.array.shape[0])
+        batch_pass.feed = Feed(count, seed, clock.index, drawn.step, clock.row, clock.extra)
+        self.program: Program = chosen.build(batch_pass)
+        program = self.program
+        self.first += program.prepare
+        read = read_batch(ws, drawn, batch_pass.x, data, seed)
+        self.rows = [*read, *program.rows]
+        self.visit = [*read, *program.visit, *program.rows]
         self.last = [record(ws, clock)]
+        self.leave = [*program.leave, *self.last]
         everything = Rows(0, batch)
-        row_shares = [backend.bind(self.rows, share) for share in shares(batch, threads)]
         self.parameters: list[list[Operation]] = []
         for part in parts(program.pieces, threads):
             operations = [piece.make(lo, hi) for piece, lo, hi in part]
             lo, hi = _range(part)
             operations.append(update_range(model, optimizer, self.state, clock, decay, lo, hi))
             self.parameters.append(operations)
-        self.phases = [
-            [backend.bind(self.first, everything)],
-            row_shares,
-            [backend.bind(part, everything) for part in self.parameters],
-            [backend.bind(self.last, everything)],
-        ]
+        update = [backend.bind(part, everything) for part in self.parameters]
 
-    def run(self, times: int) -> None:
-        self.backend.run(self.phases, times)
+        def phases(rows: list[Operation], last: list[Operation]) -> list[list[list[Call]]]:
+            row_shares = [backend.bind(rows, share) for share in shares(batch, threads)]
+            return [[backend.bind(self.first, everything)], row_shares, update, [backend.bind(last, everything)]]
+
+        self.phases = phases(self.rows, self.last)
+        self.visit_phases = phases(self.visit, self.leave) if program.visit or program.leave else self.phases
+
+    def coefficients(self, step: int, lr: float) -> list[float]:
+        """A row of the table of rates: the numbers of the optimizer, then of the objective; steps count from 1."""
+        numbers = list(self.optimizer.coefficients(step, lr)) or [0.0]
+        return [*numbers, *self.objective.coefficients(step)]
+
+    def run(self, times: int, first: int = 0) -> None:
+        """Run ``times`` steps of the block; ``first``: steps done before, which tells where a batch begins."""
+        updates = self.objective.updates
+        if updates == 1:
+            self.backend.run(self.visit_phases, times)
+            return
+        done = 0
+        while done < times:
+            place = (first + done) % updates
+            count = 1 if place == 0 else min(updates - place, times - done)
+            self.backend.run(self.visit_phases if place == 0 else self.phases, count)
+            done += count
 
 
 def _range(part: list[tuple[GradientPiece, int, int]]) -> tuple[int, int]:

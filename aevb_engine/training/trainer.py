@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from aevb_engine.errors import FileFormatError, TrainingError, UsageError
 from aevb_engine.model.model import Model
+from aevb_engine.objectives.base import COLUMNS, Objective
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import Order
 from aevb_engine.training.schedule import Schedule
@@ -39,7 +40,7 @@ class Diverged(TrainingError):
 class Settings:
     """How to train: see ``aevb-engine run --help`` for each."""
 
-    objective: str = "elbo"
+    objective: str | Objective = "elbo"
     samples: int = 1
     batch: int = 100
     lr: float = 0.001
@@ -60,7 +61,6 @@ class Trainer:
         self.optimizer = optimizer
         self.settings = settings
         self.count = count
-        self.order = Order(settings.seed, count, settings.batch)
         self.inner = TrainingStep(
             model,
             optimizer,
@@ -72,6 +72,8 @@ class Trainer:
             decay=settings.weight_decay / count,
             threads=settings.threads,
         )
+        self.objective: Objective = self.inner.objective
+        self.order = Order(settings.seed, count, settings.batch, self.objective.updates)
         self.step = 0
         self._snapshot: tuple[int, list[npt.NDArray[Any]]] | None = None
 
@@ -80,7 +82,7 @@ class Trainer:
         if self._snapshot is None or self.step - self._snapshot[0] >= SNAPSHOT:
             self._snapshot = (self.step, self._copy())
         rows = self._run(steps)
-        if not (np.isfinite(rows).all() and self._parameters_finite()):
+        if not (np.isfinite(rows[:, self._defined]).all() and self._parameters_finite()):
             self._find_divergence()
         return rows
 
@@ -90,31 +92,39 @@ class Trainer:
         settings, clock, backend = self.settings, self.inner.clock, self.model.backend
         first = self.step
         rates = [settings.lr * settings.schedule(first + i + 1) for i in range(steps)]
-        coefficients = [self.optimizer.coefficients(first + i + 1, lr) for i, lr in enumerate(rates)]
+        coefficients = [self.inner.coefficients(first + i + 1, lr) for i, lr in enumerate(rates)]
         clock.orders.array[:steps] = backend.upload(self.order.rows(first, steps))
         clock.rates.array[:steps] = backend.upload(np.array(coefficients, self.model.dtype))
         clock.step.array[...] = first
         clock.cursor.array[...] = 0
-        self.inner.run(steps)
+        self.inner.run(steps, first)
         self.step = first + steps
         out = np.empty((steps, len(TRAIN_COLUMNS)))
         out[:, 0] = np.arange(first + 1, self.step + 1)
-        out[:, 1] = out[:, 0] * settings.batch
+        out[:, 1] = -(-out[:, 0] // self.objective.updates) * settings.batch  # a batch is seen once
         out[:, 2:5] = backend.download(clock.metrics.array)[:steps]
         out[:, 5] = rates
         return out
 
     # State --------------------------------------------------------------------------------------------------
 
+    @property
+    def seen(self) -> int:
+        """Data points of the batches so far."""
+        return -(-self.step // self.objective.updates) * self.settings.batch
+
+    @property
+    def trained(self) -> int:
+        """Parameters that the objective trains."""
+        return sum(int(p.parameter.hi - p.parameter.lo) for p in self.inner.program.pieces)
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Parameters and optimizer state, by name, as a checkpoint stores them."""
-        names = ("theta", *(f"optimizer/{name}" for name in self.optimizer.state))
-        return dict(zip(names, self._copy(), strict=True))
+        """Parameters, the optimizer's and the objective's state, by name, as a checkpoint stores them."""
+        return dict(zip(self._names(), self._copy(), strict=True))
 
     def restore(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from a checkpoint's ``step`` and ``arrays``."""
-        own = ("theta", *(f"optimizer/{name}" for name in self.optimizer.state))
-        for name, target in zip(own, self._live(), strict=True):
+        for name, target in zip(self._names(), self._live(), strict=True):
             stored = arrays.get(name)
             if stored is None or stored.shape != target.shape or stored.dtype != target.dtype:
                 found = "nothing" if stored is None else f"{stored.shape} {stored.dtype}"
@@ -126,8 +136,13 @@ class Trainer:
         self.step = step
         self._snapshot = None
 
+    def _names(self) -> list[str]:
+        optimizer, objective = self.optimizer.state, self.inner.program.state
+        return ["theta", *(f"optimizer/{name}" for name in optimizer), *(f"objective/{name}" for name in objective)]
+
     def _live(self) -> list[Any]:
-        return [self.model.parameters.theta, *self.inner.state]
+        state = (buffer.array for buffer in self.inner.program.state.values())
+        return [self.model.parameters.theta, *self.inner.state, *state]
 
     def _copy(self) -> list[npt.NDArray[Any]]:
         return [self.model.backend.download(a) for a in self._live()]
@@ -139,6 +154,12 @@ class Trainer:
             target[...] = self.model.backend.upload(stored)
 
     # Divergence ---------------------------------------------------------------------------------------------
+
+    @property
+    def _defined(self) -> list[int]:
+        """Places of TRAIN_COLUMNS that hold numbers under this objective."""
+        missing = set(COLUMNS) - set(self.objective.columns)
+        return [i for i, column in enumerate(TRAIN_COLUMNS) if column not in missing]
 
     def _parameters_finite(self) -> bool:
         return bool(np.isfinite(float(self.model.parameters.theta.sum())))
@@ -157,8 +178,9 @@ class Trainer:
         raise Diverged(bad, what or "the sum of the parameters")
 
     def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:
-        for column, value in zip(TRAIN_COLUMNS[2:5][::-1], row[2:5][::-1], strict=True):
-            if not np.isfinite(value):
+        for place in (4, 3, 2):
+            column, value = TRAIN_COLUMNS[place], row[place]
+            if place in self._defined and not np.isfinite(value):
                 return f"the {column} of the batch ({value})"
         for name, parameter in self.model.parameters.named.items():
             for kind, buffer in (("gradient of", parameter.grad), ("parameter", parameter.theta)):

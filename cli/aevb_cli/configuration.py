@@ -12,7 +12,7 @@ from aevb_cli.boundary import one_line
 from aevb_engine.errors import AevbError, DataError, UsageError, suggest
 from aevb_engine.experiment.config import RunConfig, checked, parse_hidden
 
-KINDS = ("decoder", "optimizer", "dataset")
+KINDS = ("decoder", "optimizer", "dataset", "objective")
 LARGEST = 1 << 20  # bytes of a configuration file
 
 
@@ -44,7 +44,7 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, dict[str, str]]:
         path, equals, value = pair.partition("=")
         kind, dot, key = path.strip().partition(".")
         if not (equals and dot and key):
-            raise UsageError(f"-o {pair}: write decoder.KEY=VALUE, optimizer.KEY=VALUE or dataset.KEY=VALUE")
+            raise UsageError(f"-o {pair}: write decoder.KEY=VALUE, or so for {', '.join(KINDS[1:])}")
         if kind not in KINDS:
             raise UsageError(f"-o {pair}: '{kind}' takes no options: {suggest(kind, KINDS)}")
         found.setdefault(kind, {})[key.strip().replace("-", "_")] = value.strip()
@@ -86,10 +86,6 @@ def _check_names(values: Mapping[str, Any]) -> None:
     for kind in registry.GROUPS:
         if values.get(kind) is not None:
             registry.create(kind, values[kind], values.get(f"{kind}_options"))
-    if "objective" in values:
-        from aevb_engine.objectives import objective
-
-        objective(values["objective"])
     if "lr_schedule" in values:
         from aevb_engine.training.schedule import parse_schedule
 

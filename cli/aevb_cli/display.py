@@ -46,6 +46,8 @@ class State:
         self.held_out: float | None = None
         self.best: tuple[float, int] | None = None
         self.label = "test (display only)"
+        self.column, self.batch = 2, "batch"
+        self.criterion = 2
         self.began = time.monotonic()
         self.seconds = 0.0  # of training alone, in this process
         self._seconds_before: float | None = None
@@ -56,6 +58,10 @@ class State:
         self.step = self.first = session.trainer.step
         self.total = session.total_steps
         self.label = "validation" if session.held_out_is == "validation" else "test (display only)"
+        if "bound" not in session.objective.columns:
+            self.column, self.batch = 3, "batch reconstruction"
+        if session.criterion != "bound":
+            self.criterion, self.label = 3, f"{self.label} {session.criterion}"
         self.began = time.monotonic()
 
     def add(self, rows: Any, total: int, seconds: float) -> None:
@@ -65,7 +71,7 @@ class State:
         else:
             self.first = int(rows[-1, 0])  # the first block is a warm-up: rates count from its end
         self._seconds_before = seconds
-        for value in rows[:, 2].tolist():
+        for value in rows[:, self.column].tolist():
             self._seen = min(SMOOTH, self._seen + 1)  # the first steps weigh alike, then old ones fade
             before = 0.0 if self.bound is None else self.bound
             self.bound = before + (value - before) / self._seen
@@ -73,7 +79,7 @@ class State:
 
     def evaluated(self, row: Any, is_best: bool) -> None:
         """Take in a row of EVAL_COLUMNS."""
-        self.held_out = float(row[0, 2])
+        self.held_out = float(row[0, self.criterion])
         if is_best:
             self.best = (self.held_out, int(row[0, 0]))
 
@@ -175,7 +181,7 @@ class PlainScreen(Screen):
 
     def _status(self) -> None:
         state = self.state
-        parts = [f"step {state.step:,}/{state.total:,}", f"batch {number(state.bound)}"]
+        parts = [f"step {state.step:,}/{state.total:,}", f"{state.batch} {number(state.bound)}"]
         if state.held_out is not None:
             parts.append(f"{state.label} {number(state.held_out)}")
         if state.rate is not None:

@@ -102,10 +102,10 @@ class LiveScreen(Screen):
                 after.append(f"{duration(state.left)} left")
             yield _line("  ".join(after), state.step, state.total, width)
             if state.bound is not None:
-                parts = [(f"batch {number(state.bound)}", "cyan")]
+                parts = [(f"{state.batch} {number(state.bound)}", "cyan")]
                 if state.held_out is not None:
                     parts.append((f"{state.label} {number(state.held_out)}", "green"))
-                if state.best is not None and state.label == "validation":
+                if state.best is not None and state.label.startswith("validation"):
                     parts.append((f"best {number(state.best[0])} at step {state.best[1]:,}", "dim"))
                 yield _fit([*parts, ("nats a data point", "dim")], width)
         if self.interrupt.number:

@@ -1,4 +1,4 @@
-"""``aevb-engine plugins``: decoders, optimizers and data sets, whoever provides them."""
+"""``aevb-engine plugins``: decoders, optimizers, objectives and data sets, whoever provides them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aevb_engine.errors import AevbError, UsageError, suggest
              epilog="\b\nExample:\n  aevb-engine plugins list")  # fmt: skip
 @debug_option
 def plugins() -> None:
-    """List and show plugins: decoders, optimizers and data sets."""
+    """List and show plugins: decoders, optimizers, objectives and data sets."""
 
 
 @plugins.command("list", cls=Command, context_settings=CONTEXT, short_help="All plugins, broken ones included.",
@@ -58,7 +58,7 @@ def list_(as_json: bool, verbose: bool) -> None:
 @json_option
 @debug_option
 def show(kind: str, name: str, as_json: bool) -> None:
-    """What the plugin NAME of a KIND (decoder, optimizer, dataset) is, and its options."""
+    """What the plugin NAME of a KIND (decoder, optimizer, dataset, objective) is, and its options."""
     from aevb_engine import registry
 
     matching = next((k for k in registry.GROUPS if k == kind), None)

@@ -38,7 +38,8 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--initial", "Model", "Initial weights: N(0, 0.01) as in the paper, or glorot. [normal]",
      _choice("normal", "glorot")),
     ("--latent-dim", "Model", "Dimensions of z. [2]", {"type": int, "metavar": "N"}),
-    ("--objective", "Training", "elbo (L^B), elbo-mc (L^A) or iwae. [elbo]", {"metavar": "NAME"}),
+    ("--objective", "Training", "The learner: elbo (L^B), elbo-mc (L^A), iwae, beta, autoencoder, wake-sleep, mcem or "
+     "a plugin's. [elbo]", {"metavar": "NAME"}),
     ("--samples", "Training", "Samples of z a data point: L, and k of iwae. [1]", {"type": int, "metavar": "N"}),
     ("--optimizer", "Training", "adam, adagrad, momentum, rmsprop, sgd or a plugin's. [adam]", {"metavar": "NAME"}),
     ("--lr", "Training", "Learning rate. [0.001; adagrad 0.02]", {"type": float, "metavar": "RATE"}),
@@ -49,7 +50,8 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--batch-size", "Training", "Data points a step. [100]", {"type": int, "metavar": "N"}),
     ("--epochs", "Training", "Length in passes over the training rows. [50]", {"type": float, "metavar": "N"}),
     ("--steps", "Training", "Length in steps, instead of --epochs.", {"type": int, "metavar": "N"}),
-    ("--until-converged", "Training", "Stop when the validation bound no longer improves.", FLAG),
+    ("--until-converged", "Training", "Stop when the validation bound, smoothed over 3 evaluations, has not improved "
+     "by 1e-4 of its size for 10 (autoencoder: the reconstruction; mcem has neither).", FLAG),
     ("--eval-every", "Training", "Steps between two held-out bounds. [an epoch or less]",
      {"type": int, "metavar": "STEPS"}),
     ("--seed", "Training", "Seed of everything random. [0]", {"type": int, "metavar": "N"}),
@@ -57,7 +59,7 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--precision", "Machine", "[float32]", _choice("float32", "float64")),
     ("--threads", "Machine", "[as many as pay]", {"type": int, "metavar": "N"}),
     ("--config", "Configuration", "TOML file with any of these options by name.", {"metavar": "FILE.toml"}),
-    ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, optimizer.KEY=VALUE or dataset.KEY=VALUE; repeat "
+    ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, and so for optimizer, objective, dataset; repeat "
      "for more. See `aevb-engine plugins show`.", {"metavar": "KIND.KEY=VALUE", "multiple": True}),
     ("--output", "Output", "Folder of the run. [runs/<time>-<name>-<6 hex>]", {"metavar": "DIR"}),
     ("--no-figures", "Output", "Draw no figures at the end.", FLAG),

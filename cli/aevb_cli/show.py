@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,10 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("run", record["run"]), ("status", _status(record))]
     if record["error"]:
         rows.append(("error", one_line(record["error"])))
-    if result:
+    if result and result.get("test_bound") is None and result.get("train_bound") is None:
+        parts = [f"{name} {number(result.get(f'{name}_reconstruction'))}" for name in ("train", "test")]
+        rows += [("reconstruction", "   ".join(parts) + "   nats a data point"), ("bound", "- (not a bound)")]
+    elif result:
         rows += [
             ("train bound", f"{number(result.get('train_bound'))} nats a data point"),
             (
@@ -155,6 +159,7 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
                 f"- KL {number(result.get('test_kl'))}",
             ),
         ]
+    if result:
         if result.get("test_bound_k") is not None:
             rows.append(("", f"{number(result['test_bound_k'])} importance-weighted"))
         for scale in ("raw", "unit"):
@@ -203,11 +208,13 @@ def _curve(record: dict[str, Any]) -> str:
     if not rows:
         return ""
     label = "validation" if record["held_out"] == "validation" else "test, display only"
-    places = [columns.index(c) for c in EVALUATIONS if c in columns]
-    bounds = [row[columns.index("bound")] for row in rows]
+    known = [c for c in EVALUATIONS if c in columns and not all(math.isnan(row[columns.index(c)]) for row in rows)]
+    places = [columns.index(c) for c in known]
+    what = "bound" if "bound" in known else "reconstruction"
+    bounds = [row[columns.index(what)] for row in rows]
     last = len(rows) - 1
     chosen = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)}) if last >= ROWS else range(len(rows))
     shown = [[number(int(rows[i][0])), *(number(rows[i][p]) for p in places[1:])] for i in chosen]
-    title = f"held-out bound ({label}), {len(rows)} evaluations  {sparkline(bounds)}".rstrip()
+    title = f"held-out {what} ({label}), {len(rows)} evaluations  {sparkline(bounds)}".rstrip()
     body = table([columns[p] for p in places], shown, right=range(len(places)))
     return title + "\n" + "\n".join(f"  {line}" for line in body.splitlines())

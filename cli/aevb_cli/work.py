@@ -64,10 +64,7 @@ def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tup
 def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
     """The end of a run for people."""
     place = shlex.quote(one_line(_near(path)))
-    rows = [
-        ("bound", f"train {number(result['train_bound'])}   {_held_out(result)}   nats a data point, higher is better"),
-        ("", f"test = reconstruction {number(result['test_reconstruction'])} - KL {number(result['test_kl'])}"),
-    ]
+    rows = bounds(result)
     if result.get("test_bound_k") is not None:
         rows.append(("", f"test, importance-weighted {number(result['test_bound_k'])}"))
     others = {scale: result.get(f"test_bound_{scale}") for scale in ("raw", "unit")}
@@ -89,6 +86,17 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
         rows.append(("figures", one_line(_near(first)) + more))
     rows.append(("next", f"aevb-engine show {place}"))
     return pairs(rows)
+
+
+def bounds(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The first lines of a summary: the bounds, or the reconstruction of an objective that has none."""
+    if result["train_bound"] is None and result["test_bound"] is None:
+        parts = [f"{name} {number(result[f'{name}_reconstruction'])}" for name in ("train", "test")]
+        return [("reconstruction", "   ".join(parts) + "   nats a data point; no bound")]
+    return [
+        ("bound", f"train {number(result['train_bound'])}   {_held_out(result)}   nats a data point, higher is better"),
+        ("", f"test = reconstruction {number(result['test_reconstruction'])} - KL {number(result['test_kl'])}"),
+    ]
 
 
 def _held_out(result: Mapping[str, Any]) -> str:

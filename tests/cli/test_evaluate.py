@@ -74,15 +74,17 @@ def test_text(train, call):
     assert call("evaluate", "r", "--samples", "30", "--quiet").stdout == ""
 
 
-def test_methods_and_bracket(train, record):
+def test_methods(train, record):
     train("--output", "r")
-    found = record("r", "--method", "is", "--method", "ais", "--samples", "is=50,ais=2", "--rows", "2", "--bracket")
+    found = record("r", "--method", "is", "--method", "ais", "--samples", "is=50,ais=2", "--rows", "2")
     assert [e["method"] for e in found["estimates"]] == ["is", "ais"]
     assert [e["samples"] for e in found["estimates"]] == [50, 2]
-    assert found["bracket"]["rows"] == 2
+    assert found["bracket"] is None
     assert len(found["pairs"]) == 1
+    sides = {"forward": -31.0, "reverse": -30.5, "gap": 0.5, "gap_se": 0.1}
+    found["bracket"] = {"rows": 2, "samples": 2, "acceptance_forward": 0.9, "acceptance_reverse": 0.8, **sides}
     text = report(found, verbose=True)
-    for words in ("annealed importance sampling, K = 2", "is - ais", "acceptance", "data drawn from the model"):
+    for words in ("annealed importance sampling, K = 2", "is - ais", "acceptance", "between -31.00"):
         assert words in text
 
 
@@ -169,3 +171,21 @@ def test_a_checkpoint_of_another_model_is_refused(one_error, train):
 def test_a_folder_that_is_no_run(one_error):
     Path("plain").mkdir()
     assert "run.json" in one_error(4, "evaluate", "plain")
+
+
+def test_a_run_without_encoder(train, record, one_error):
+    """Monte Carlo EM: no bound, no importance sampling, no active units; annealing is the default."""
+    train("--output", "r", "--objective", "mcem")
+    found = record("r", "--rows", "2", "--samples", "2")
+    assert found["bound"] is None
+    assert found["latent"] is None
+    assert [e["method"] for e in found["estimates"]] == ["ais"]
+    assert any("no bound" in n for n in found["notes"])
+    assert found["baselines"][0]["bound_above"] is None
+    assert "trains no q(z | x)" in one_error(2, "evaluate", "r", "--method", "is")
+    assert "independent Bernoulli" in report(found, verbose=False)
+
+
+def test_another_objective_is_said(train, record):
+    train("--output", "r", "--objective", "beta", "-o", "objective.beta=4")
+    assert any("beta = 4" in n for n in record("r", "--method", "none")["notes"])

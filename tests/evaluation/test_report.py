@@ -93,7 +93,7 @@ def test_densities(make_likelihood: Any) -> None:
         ({"binarize": "threshold"}, "thresholded"),
         ({"binarize": "static"}, "fixed draw"),
         ({"binarize": "dynamic"}, "anew"),
-        ({"objective": "beta", "objective_options": {"beta": "4"}}, "beta = 4"),
+        ({"objective": "beta", "beta": 4.0}, "beta = 4"),
     ],
 )
 def test_what_does_not_compare_is_said(changes: dict[str, Any], words: str, make_likelihood: Any) -> None:
@@ -108,7 +108,7 @@ def test_without_an_encoder_what_needs_one_is_null(make_likelihood: Any) -> None
     assert found["bound"] is None
     assert found["latent"] is None
     assert found["baselines"][0]["bound_above"] is None
-    with pytest.raises(UsageError, match="mcem trains no encoder"):
+    with pytest.raises(UsageError, match="mcem trains no q"):
         evaluate(it, Plan(methods=("is",)))
 
 

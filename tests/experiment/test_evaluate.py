@@ -19,7 +19,9 @@ def session(dynamic: bool = True, **changes: Any) -> Any:
     grey = np.random.default_rng(1).integers(0, 256, (60, 8)).astype(np.uint8)
     test = (grey[:10] > 127).astype(np.uint8)
     dataset = Dataset("d", grey, test, dynamic=dynamic, binarize="dynamic" if dynamic else "none")
-    return SimpleNamespace(dataset=dataset, config=RunConfig(**changes), model=None, trainer=None)
+    return SimpleNamespace(
+        dataset=dataset, config=RunConfig(**changes), model=None, held_out_columns=(), objective=None
+    )
 
 
 def test_dynamic_rows_are_drawn_once() -> None:

@@ -1,7 +1,7 @@
 """The figures of a run: what a person wants to look at when training has ended.
 
-bound.png, reconstructions.png, samples.png and latent.png for every run; manifold.png and overview.png where the latent
-space has two dimensions. Importing this package does not import matplotlib.
+bound.png and samples.png for every run, reconstructions.png and latent.png where there is an encoder; manifold.png and
+overview.png where the latent space has two dimensions. Importing this package does not import matplotlib.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> list
     cannot be written. ``result`` is the record of ``run --json``; fields that are missing are not shown.
     """
     material = Material(folder, session, result)
-    figures: dict[str, Callable[[Material], Figure | None]] = {
-        "bound": bound,
-        "reconstructions": reconstructions,
-        "samples": samples,
-        "latent": latent,
-    }
-    if session.model.architecture.latent == 2:
-        figures |= {"manifold": manifold, "overview": overview}
+    figures: dict[str, Callable[[Material], Figure | None]] = {"bound": bound, "samples": samples}
+    encoder, flat = session.objective.has_encoder, session.model.architecture.latent == 2
+    if encoder:
+        figures |= {"reconstructions": reconstructions, "latent": latent}
+    if flat:
+        figures["manifold"] = manifold
+    if encoder and flat:
+        figures["overview"] = overview
     paths = []
     for name, make in figures.items():
         figure = make(material)
@@ -55,7 +55,7 @@ def overview(material: Material) -> Figure:
     titles = [
         "Mean of p(x|z) over the latent plane",
         f"Mean of q(z|x) of {material.coded_are} data",
-        "Bound while training",
+        f"{material.column.capitalize()} while training",
     ]
     for box, panel, title in zip(boxes, panels, titles, strict=True):
         ax = axes(figure, *box)

@@ -28,7 +28,9 @@ def bound(material: Material) -> Figure | None:
     """The bound curve, or None where no metrics were logged."""
     if not material.tables:
         return None
-    figure = canvas(1100, 720, f"Bound while training on {material.dataset.name}", material.subtitle)
+    figure = canvas(
+        1100, 720, f"{material.column.capitalize()} while training on {material.dataset.name}", material.subtitle
+    )
     bound_panel(axes(figure, 130, 140, 690, 480), material)
     return figure
 
@@ -51,9 +53,9 @@ def bound_panel(ax: Axes, material: Material) -> None:
     tables, ends = material.tables, []
     seen_last = max((float(t["seen"][-1]) for t in tables.values()), default=1.0)
     inside: list[Array] = []
-    axis_labels(ax, "training data points seen", "bound, nats a data point")
+    axis_labels(ax, "training data points seen", f"{material.column}, nats a data point")
     if "train" in tables:
-        seen, values = tables["train"]["seen"], tables["train"]["bound"]
+        seen, values = tables["train"]["seen"], tables["train"][material.column]
         thin = slice(None, None, -(-len(seen) // LINES))
         ax.plot(seen[thin], values[thin], color=STYLE["train"], alpha=0.22, linewidth=0.5, zorder=2)
         at, mean = smooth(values)
@@ -63,13 +65,13 @@ def bound_panel(ax: Axes, material: Material) -> None:
         inside.append(np.quantile(values[len(values) // 2 :], [0.05, 0.95]))
         ends.append((float(mean[-1]), _objective(material), STYLE["train"]))
     if "eval" in tables:
-        seen, values = tables["eval"]["seen"], tables["eval"]["bound"]
+        seen, values = tables["eval"]["seen"], tables["eval"][material.column]
         marker, width = ("o", 1.1) if len(seen) <= MARKERS else ("", 0.8)
         ax.plot(seen, values, color=STYLE["held out"], linewidth=width, marker=marker, markersize=2.4, zorder=4)
         inside.append(values[seen >= SETTLED * seen_last])
         name = "validation" if material.session.held_out_is == "validation" else "test\n(display only)"
         ends.append((float(values[-1]), name, STYLE["held out"]))
-    if (truth := _truth(material)) is not None:
+    if material.column == "bound" and (truth := _truth(material)) is not None:
         ax.axhline(truth, color=STYLE["ink"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         inside.append(np.array([truth]))
         ends.append((truth, "exact\nlog p(x)", STYLE["ink"]))

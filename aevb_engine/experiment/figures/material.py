@@ -70,6 +70,11 @@ class Material:
             parts.append(f"test bound {number(bound)} nats a data point")
         return "  ·  ".join(parts)
 
+    @property
+    def column(self) -> str:
+        """What the curves show: the bound, or the reconstruction under an objective that has none."""
+        return "bound" if "bound" in self.session.objective.columns else "reconstruction"
+
     @cached_property
     def tables(self) -> dict[str, dict[str, Array]]:
         """The metrics log by table and column, finite rows only; empty where there is no readable log."""
@@ -80,8 +85,8 @@ class Material:
         tables = {}
         for name, (columns, rows) in read.items():
             table = dict(zip(columns, rows.T, strict=True))
-            if {"seen", "bound"} <= set(columns):
-                sound = np.isfinite(table["seen"]) & np.isfinite(table["bound"]) & (table["seen"] > 0)
+            if {"seen", self.column} <= set(columns):
+                sound = np.isfinite(table["seen"]) & np.isfinite(table[self.column]) & (table["seen"] > 0)
                 if sound.any():
                     tables[name] = {column: values[sound] for column, values in table.items()}
         return tables

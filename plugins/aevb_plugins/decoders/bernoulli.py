@@ -76,7 +76,7 @@ template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = 
 
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
         self.mean(xp, *heads, mean=x)
-        x[...] = draw.uniform(0) < x
+        xp.less(draw.uniform(0), x, out=x)
 
 
 def _sign(xp: Any, x: Any, sign: Any) -> None:

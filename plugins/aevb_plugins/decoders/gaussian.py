@@ -95,10 +95,13 @@ class Gaussian(Likelihood):
 
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
         """mean + e^(logvar / 2) * normal."""
-        logvar = self._logvar(xp, heads[1], xp.empty_like(x), xp.empty_like(x))
-        deviation = xp.exp(logvar * x.dtype.type(0.5))
+        deviation = draw.scratch(0)
+        logvar = self._logvar(xp, heads[1], draw.scratch(1), deviation)
+        xp.multiply(logvar, x.dtype.type(0.5), out=deviation)
+        xp.exp(deviation, out=deviation)
+        xp.multiply(deviation, draw.normal(0), out=deviation)
         self.mean(xp, *heads, mean=x)
-        x += deviation * draw.normal(0)
+        xp.add(x, deviation, out=x)
 
     def _mean(self, xp: Any, raw: Any, out: Any) -> Any:
         """The mean; sigmoid(2a) = (1 + tanh a) / 2 of the halved head."""
