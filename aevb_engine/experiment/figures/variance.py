@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LABELS = {"elbo": "$L^B$", "elbo-mc": "$L^A$", "score-function": "score function"}
 COLORS = {"elbo": "#4477AA", "elbo-mc": "#CC5A00", "score-function": "#555555"}
 
 
@@ -29,6 +30,21 @@ def variance(cells: Sequence[GradientVariance], subtitle: str) -> Figure:
     return figure
 
 
+LABEL = 12  # points between two labels
+
+
+def _end_labels(ax: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
+    """The names of the lines at their ends, from below, as far apart as they need."""
+    taken = -float("inf")
+    for y, x, name in ends:
+        at = float(ax.transData.transform((x, y))[1]) * 72 / ax.figure.dpi  # points from below
+        taken = max(at, taken + LABEL)
+        ax.annotate(
+            LABELS[name], (x, y), xytext=(8, taken - at), textcoords="offset points", va="center",
+            size=STYLE["text"], color=COLORS[name], annotation_clip=False,
+        )  # fmt: skip
+
+
 Point = tuple[int, float, float]
 
 
@@ -38,14 +54,13 @@ def _lines(ax: Axes, cells: Sequence[GradientVariance], point: Callable[[Gradien
 
     ax.set_xscale("log")
     ax.set_yscale("log")
-    for name, title in ESTIMATORS.items():
+    ends = []
+    for name in ESTIMATORS:
         points = sorted(point(c) for c in cells if c.estimator == name)
         x, y, error = (list(column) for column in zip(*points, strict=True))
         ax.errorbar(x, y, yerr=[2 * e for e in error], color=COLORS[name], linewidth=1.6, marker="o", markersize=3.5)
-        ax.annotate(
-            title, (x[-1], y[-1]), xytext=(8, 0), textcoords="offset points", va="center", size=STYLE["text"],
-            color=COLORS[name], annotation_clip=False,
-        )  # fmt: skip
+        ends.append((y[-1], x[-1], name))
+    _end_labels(ax, sorted(ends))
     ax.xaxis.set_major_locator(FixedLocator(sorted({point(c)[0] for c in cells})))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
