@@ -100,7 +100,7 @@ def test_the_kl_term_lowers_the_bound(name: str, make_bound: Any, make_likelihoo
 def test_importance_weights_are_normalised_over_the_samples_of_a_data_point(
     make_bound: Any, make_likelihood: Any
 ) -> None:
-    """Minus the row weights of a data point are softmax(log w) / B: not w, not a softmax over the batch, not 1 / (B L)."""
+    """Minus the row weights of a data point are softmax(log w) / B: not w, no softmax over the batch, not 1 / (B L)."""
     bound = make_bound("iwae", make_likelihood("bernoulli"), hidden=(4,), batch=3, samples=6)
     bound.gradient()
     logw = bound["logw"].reshape(3, 6)
