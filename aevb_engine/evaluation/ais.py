@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 STEEPNESS = 4.0
 PILOT_CHAINS = 4
-PILOT_MOVES = 200  # in all, so that few temperatures still leave time to adapt
+PILOT_MOVES = 100  # in all, so that few temperatures still leave time to adapt
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
     1 / p(x) = E[q(z) / (p(z) p(x | z))],   z ~ p(z | x) by HMC
 
-holds for any density q that is zero wherever the posterior is. q is fitted to one stretch of the chains and the mean is
-taken over the next. Where q reaches further out than the posterior the ratio's variance is infinite, and a Gaussian with
-the posterior's own covariance may: q here is that Gaussian inside the ellipsoid that holds 80 % of it, and zero outside,
-so that the ratio is bounded by what it is on a compact set. The price is small: of a Gaussian posterior the ratio is
-1 / 0.8 inside and 0 outside, a relative variance of 1/4 a draw.
+holds for any density q that is zero wherever the posterior is. q is fitted to one stretch of the chains and the mean
+is taken over the next. Where q reaches further out than the posterior the ratio's variance is infinite, and a Gaussian
+with the posterior's own covariance may: q here is that Gaussian inside the ellipsoid that holds 80 % of it, and zero
+outside, so that the ratio is bounded by what it is on a compact set. The price is small: of a Gaussian posterior the
+ratio is 1 / 0.8 inside and 0 outside, a relative variance of 1/4 a draw.
 
 -log of the mean is above log p(x) in expectation for exact, independent posterior samples. It says nothing where chains
 have not met or q does not fit: such data points are refused.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,20 @@ class MarginalEstimate(Estimate):
     @property
     def refused(self) -> Array:
         """(N,)"""
-        return self.reason != ""
+        answer: Array = self.reason != ""
+        return answer
+
+    def summary(self) -> dict[str, float]:
+        """As of any estimate, over the data points that were not refused, with how many were.
+
+        A mean over the accepted points alone is not that of the data set: compare estimators on the same points.
+        """
+        sound = ~self.refused
+        if not sound.any():
+            nothing = dict.fromkeys(("log_likelihood", "monte_carlo_se", "sampling_se", "largest_khat"), float("nan"))
+            return {**nothing, "suspect": 0, "refused": len(sound)}
+        kept = Estimate(*(getattr(self, f.name)[sound] for f in fields(Estimate)))
+        return {**kept.summary(), "refused": int(self.refused.sum())}
 
 
 class MarginalSampler:
@@ -155,7 +168,7 @@ class MarginalSampler:
 
 def _estimate(z: Array, logp: Array, fit: int, acceptance: Array) -> MarginalEstimate:
     """From draws z (n, C, S, Z) and log p(x | z) (n, C, S); the first ``fit`` are for q."""
-    n, chains, _, latent = z.shape
+    n, latent = z.shape[0], z.shape[-1]
     joint = logp - 0.5 * ((z**2).sum(axis=-1) + latent * math.log(2 * math.pi))
     watched = np.concatenate([np.moveaxis(z, -1, 1), joint[:, None]], axis=1)  # (n, Z + 1, C, S)
     rhat = _worst(split_rhat(watched).max(axis=1), np.inf)
@@ -176,11 +189,11 @@ def _estimate(z: Array, logp: Array, fit: int, acceptance: Array) -> MarginalEst
     khat = pareto_khat(flat)
     reason = np.full(n, "", dtype="<U64")
     for text, bad in (
-        ("the density fitted to the chains is singular or not finite", ~np.isfinite(estimate)),
         (f"k-hat of the ratio is above {KHAT_LIMIT}", khat > KHAT_LIMIT),
         (f"fewer than {FEWEST_DRAWS:.0f} effective draws", ~(np.minimum(draws, independent) >= FEWEST_DRAWS)),
         (f"R-hat is above {RHAT_LIMIT}: the chains have not met", ~(rhat <= RHAT_LIMIT)),
         (f"acceptance is below {LEAST_ACCEPTANCE}", ~(acceptance >= LEAST_ACCEPTANCE)),
+        ("the density fitted to the chains is singular or not finite", ~np.isfinite(estimate)),
     ):
         reason[bad] = text
     sound = reason == ""

@@ -25,16 +25,16 @@ def square_energy(xp: Any, z: Any, p: Any, scratch: Any, work: Any, energy: Any)
 
 
 @kernel(
-    "step_size: r, normal: r, width: const -> size: r",
-    cuda="size = step_size * ((T)1 + (T)width * tanh(normal));",
+    "step_size: r, normal: r, width: const -> jittered: r",
+    cuda="jittered = step_size * ((T)1 + (T)width * tanh(normal));",
 )
-def jittered(xp: Any, step_size: Any, normal: Any, width: float, size: Any) -> None:
-    """size = step_size * (1 + width * tanh(normal)), a random step within 1 +- width (Neal 2011, section 5.4.2.2)."""
-    number = size.dtype.type
-    xp.tanh(normal, out=size)
-    xp.multiply(size, number(width), out=size)
-    xp.add(size, number(1), out=size)
-    xp.multiply(size, step_size, out=size)
+def jitter(xp: Any, step_size: Any, normal: Any, width: float, jittered: Any) -> None:
+    """jittered = step_size * (1 + width * tanh(normal)), a random step within 1 +- width (Neal 2011, section 4.2)."""
+    number = jittered.dtype.type
+    xp.tanh(normal, out=jittered)
+    xp.multiply(jittered, number(width), out=jittered)
+    xp.add(jittered, number(1), out=jittered)
+    xp.multiply(jittered, step_size, out=jittered)
 
 
 @kernel(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.kernels.hamiltonian import (
-    jittered,
+    jitter,
     leapfrog_momentum,
     leapfrog_position,
     metropolis,
@@ -52,14 +52,14 @@ class Hmc:
         step: Buffer,
         row: Buffer,
         stream: str = "hmc",
-        jitter: float = JITTER,
+        jitter_width: float = JITTER,
     ) -> None:
         if leapfrog_steps < 1:
             raise ValueError(f"{leapfrog_steps} leapfrog steps: at least one is needed")
         self.model, self.ws, self.x = model, ws, x
         self.leapfrog_steps = leapfrog_steps
         self.seed, self.step, self.row, self.stream = seed, step, row, stream
-        self.jitter = jitter
+        self.jitter = jitter_width
         latent = model.architecture.latent
         self.z = ws.many("hmc z", latent)
         self.logp = ws.many("hmc logp")
@@ -105,7 +105,7 @@ class Hmc:
         uniform = [self._noise.part((slice(None), slice(i, i + 1))) for i in (latent, latent + 1)]
         return [
             normal_noise(self.step, self.row, self._noise, self.seed, stream, ahead=True),
-            operation(jittered, self.step_size, self._noise.part((slice(None), latent + 2)), self.jitter, self._size),
+            operation(jitter, self.step_size, self._noise.part((slice(None), latent + 2)), self.jitter, self._size),
             operation(square_energy, *uniform, one, other, exponential),
             operation(square_energy, self.z, self._p, narrow, work, energy),
             operation(scale, self.z, 1.0, proposal),

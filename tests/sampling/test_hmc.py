@@ -50,7 +50,7 @@ class Chains:
         self.x.array[...] = rng.standard_normal(shape) if top is None else rng.integers(0, top, shape)
         self.step, self.row = (ws.table(n, 1, dtype=np.int64) for n in ("step", "row"))
         clock = {"step": self.step, "row": self.row}
-        self.hmc = Hmc(self.model, ws, self.x, leapfrog_steps=leapfrog, seed=3, jitter=jitter, **clock)
+        self.hmc = Hmc(self.model, ws, self.x, leapfrog_steps=leapfrog, seed=3, jitter_width=jitter, **clock)
         self.run([*self.hmc.prepare(), *self.hmc.from_prior(), *self.hmc.start()])
         self.operations = self.hmc.transition()
         self.phases: Any = None
