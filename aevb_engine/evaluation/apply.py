@@ -88,7 +88,7 @@ def _decode(model: Model, z: Array, seed: int | None) -> Array:
         operations = decoder.prepare(ws, model.parameters) + decoder.forward(ws, model.parameters, latent)
         if seed is None:
             operations.append(decoder.mean(ws, model.parameters))
-            result = ws.many("mean", dim)
+            result = ws.many("x mean", dim)
         else:
             draw = Draw(model.backend.xp, seed, lo, (len(part), dim), model.dtype)
             operations.append(decoder.sample(ws, model.parameters, draw))

@@ -81,10 +81,10 @@ class Decoder:
         return custom(name, bind, reads, (logp, *dheads, *scratch), products=products, biases=biases, **facts)
 
     def mean(self, ws: Workspace, parameters: Parameters) -> Operation:
-        """mean (B, L, D) of p(x | z) from the heads."""
+        """mean (B, L, D) of p(x | z) from the heads, into the buffer "x mean" (a head may be called mean)."""
         likelihood = self.likelihood
         heads = [self._shaped(ws, parameters, h) for h in likelihood.heads]
-        mean = self._wide(ws, ws.many("mean", self.dim))
+        mean = self._wide(ws, ws.many("x mean", self.dim))
 
         def bind(xp: Any, rows: Rows) -> Callable[[], None]:
             given = [h.view(rows) for h in heads]

@@ -66,7 +66,7 @@ def _squared_error(p: Pass) -> list[Operation]:
         raise UsageError(
             f"objective.loss=squared: the decoder {type(likelihood).__name__} offers no mean_backward; use loss=nll"
         )
-    mean, dmean = (ws.many(name, model.architecture.dim) for name in ("mean", "dmean"))
+    mean, dmean = (ws.many(name, model.architecture.dim) for name in ("x mean", "dx mean"))
     return [
         model.decoder.mean(ws, theta),
         operation(squared_error_backward, p.x, mean, dmean),

@@ -76,7 +76,7 @@ def test_mean_and_sample(make_bound: Any, make_likelihood: Any) -> None:
     bound.forward()
     model, ws, rows = bound.model, bound.ws, Rows(0, 3)
     model.decoder.mean(ws, model.parameters).bind(np, rows)()
-    mean = ws.buffers["mean"].array
+    mean = ws.buffers["x mean"].array
     logit = bound["decoder.h1"] @ bound.parameter("decoder.logit.weight") + bound.parameter("decoder.logit.bias")
     np.testing.assert_allclose(mean, 1 / (1 + np.exp(-logit)), rtol=1e-12)
 
