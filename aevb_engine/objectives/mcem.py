@@ -89,7 +89,7 @@ class Mcem(Objective):
             *hmc.start(),
             *(op for i in range(self.transitions) for op in hmc.transition(i)),
         ]
-        program.leave = [hmc.adapt(rate, self.acceptance), _keep(held, feed, chains)]
+        program.leave = [hmc.adapt(rate, self.acceptance), _keep(held, feed, chains, ws.one("scratch chains", width))]
         program.state = {"chains": chains, "z": hmc.z, "step-size": hmc.step_size}
 
     def remarks(self, batch: int, count: int) -> list[str]:
@@ -109,12 +109,12 @@ def _prior(feed: Feed, samples: int, latent: int) -> Any:
     return draws.reshape(feed.count, samples * latent)
 
 
-def _keep(held: Buffer, feed: Feed, chains: Buffer) -> Operation:
+def _keep(held: Buffer, feed: Feed, chains: Buffer, scratch: Buffer) -> Operation:
     """The batch's chains back to their data points; where one is twice in the batch, the later place counts."""
     twice = feed.count % held.array.shape[0] != 0
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
-        index, z, table = feed.index.array, held.array, chains.array
+        index, z, table, work = feed.index.array, held.array, chains.array, scratch.array
 
         def run() -> None:
             if not twice:
@@ -124,8 +124,9 @@ def _keep(held: Buffer, feed: Feed, chains: Buffer) -> Operation:
             order = xp.argsort(index, kind="stable")
             ordered = index[order]
             last = xp.searchsorted(ordered, ordered, side="right") - 1
-            table[ordered] = z[order[last]]
+            xp.take(z, order[last], axis=0, out=work, mode="clip")
+            table[ordered] = work
 
         return run
 
-    return custom("keep_chains", bind, (held, feed.index, chains), (chains,))
+    return custom("keep_chains", bind, (held, feed.index, chains), (chains, scratch))

@@ -212,6 +212,11 @@ BLOCKS_AT_ONCE = 4
         ("elbo-mc", "gaussian sigmoid affine -1", False),
         ("iwae", "gaussian linear per_dim none", False),
         ("iwae", "laplace", False),
+        ("beta", "bernoulli", False),
+        ("wake-sleep", "bernoulli", False),
+        ("wake-sleep", "gaussian sigmoid affine -1", False),
+        ("wake-sleep", "gaussian linear per_dim none", False),
+        ("mcem", "bernoulli", True),
     ],
 )
 def test_a_step_allocates_nothing_of_size(
@@ -233,7 +238,7 @@ def test_a_step_allocates_nothing_of_size(
     )
     run.fill()
     run.step.run(3)
-    calls = [call for phase in run.step.phases for share in phase for call in share]
+    calls = [call for phase in run.step.visit_phases for share in phase for call in share]
     tracemalloc.start()
     try:
         _largest_rise(run.step.backend, calls)
