@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.errors import FileFormatError, UsageError
-from aevb_engine.evaluation.report import Plan, Subject, evaluate
+from aevb_engine.evaluation.report import evaluate
+from aevb_engine.evaluation.subject import Plan, Subject
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.folder import ROOT, RunFolder

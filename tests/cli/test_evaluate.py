@@ -189,3 +189,17 @@ def test_a_run_without_encoder(train, record, one_error):
 def test_another_objective_is_said(train, record):
     train("--output", "r", "--objective", "beta", "-o", "objective.beta=4")
     assert any("beta = 4" in n for n in record("r", "--method", "none")["notes"])
+
+
+def test_live_progress_leaves_nothing_behind(train, terminal):
+    train("--output", "r")
+    shown = terminal("evaluate", "r", "--samples", "2000")
+    assert shown.code == 0
+    assert "bound L^B" in shown.output
+    assert shown.output.count("\x1b[?25l") == shown.output.count("\x1b[?25h")  # the cursor is back
+
+
+def test_an_autoencoder_has_no_posterior(train, record, one_error):
+    train("--output", "r", "--objective", "autoencoder")
+    assert record("r", "--method", "none")["bound"] is None
+    assert "trains no q(z | x)" in one_error(2, "evaluate", "r", "--method", "is")

@@ -13,7 +13,8 @@ from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.errors import UsageError
 from aevb_engine.evaluation.baselines import bernoulli
 from aevb_engine.evaluation.bound import Evaluator
-from aevb_engine.evaluation.report import Plan, Subject, bits_per_dimension, evaluate
+from aevb_engine.evaluation.report import bits_per_dimension, evaluate
+from aevb_engine.evaluation.subject import Plan, Subject
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.operation import Buffer
 from aevb_engine.training.step import ResidentRows

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from aevb_engine.evaluation.latent import latent_use
-from aevb_engine.evaluation.report import Plan, evaluate
+from aevb_engine.evaluation.report import evaluate
+from aevb_engine.evaluation.subject import Plan
 from aevb_engine.evaluation.variance import ESTIMATORS, EncoderGradient
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.evaluate import subject_of
