@@ -57,6 +57,9 @@ def test_plugins_show(call):
     assert "aevb_plugins.optimizers.adam:Adam" in result.stdout
     assert "-o optimizer." in result.stdout
     assert json.loads(call("plugins", "show", "decoder", "gaussian", "--json").stdout)["options"]
+    shown = call("plugins", "show", "objective", "mcem").stdout
+    assert "-o objective.leapfrogs" in shown
+    assert "Chains persist" in shown
 
 
 @pytest.mark.parametrize(

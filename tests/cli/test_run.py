@@ -27,6 +27,41 @@ def test_json_is_one_object_with_the_fields_of_the_contract(call, small):
     assert Path(record["run"], "run.json").is_file()
 
 
+NULL = {"autoencoder": {"train_bound", "test_bound", "test_kl"}}
+NULL["mcem"] = NULL["autoencoder"] | {"test_reconstruction"}
+
+
+@pytest.mark.parametrize("name", ["elbo", "elbo-mc", "iwae", "beta", "autoencoder", "wake-sleep", "mcem"])
+def test_every_objective_gives_the_fields_of_the_contract(call, name):
+    result = call("run", "--dataset", "simulated-binary", "--objective", name, "--steps", "50", "--json",
+                  "--output", "r")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record.keys() >= FIELDS
+    assert (record["status"], record["steps"], record["objective"]) == ("done", 50, name)
+    assert {k for k in FIELDS - {"best_step"} if record[k] is None} == NULL.get(name, set())
+    assert "nan" not in result.stderr.lower()
+    assert Path("r/figures/bound.png").is_file()
+    assert Path("r/figures/latent.png").is_file() == (name != "mcem")
+    shown = call("show", "r")
+    assert shown.exit_code == 0
+    assert "nan" not in shown.stdout
+    label = name in ("autoencoder", "wake-sleep", "mcem")
+    for where in (record["warnings"], json.loads(call("show", "r", "--json").stdout)["warnings"]):
+        assert any("not a bound" in line for line in where) == label
+    assert ("not a bound" in shown.stderr) == label
+
+
+def test_options_of_an_objective_reach_it(call, small):
+    result = call("run", *small, "--objective", "beta", "-o", "objective.beta=4", "-o", "objective.warmup=10",
+                  "--steps", "20", "--json", "--no-figures")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert "its KL term weighs 4, grown over 10 steps" in record["warnings"][0]
+    stored = json.loads(Path(record["run"], "run.json").read_text())["config"]
+    assert stored["objective_options"] == {"beta": "4", "warmup": "10"}
+
+
 def test_summary_goes_to_stdout_and_progress_to_stderr(call, small):
     result = call("run", *small, "--steps", "40", "--no-figures", "--output", "my run")
     assert result.exit_code == 0, result.stderr
