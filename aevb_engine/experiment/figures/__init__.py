@@ -1,7 +1,8 @@
 """The figures of a run: what a person wants to look at when training has ended.
 
-bound.png and samples.png for every run, reconstructions.png and latent.png where there is an encoder; manifold.png, and
-with an encoder overview.png, where the latent space has two dimensions. Importing this package does not import matplotlib.
+bound.png and samples.png for every run, reconstructions.png and latent.png where there is an encoder; manifold.png where
+the latent space has two dimensions, with an encoder overview.png too. Importing this package does not import
+matplotlib.
 """
 
 from __future__ import annotations
