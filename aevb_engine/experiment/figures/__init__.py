@@ -1,7 +1,7 @@
 """The figures of a run: what a person wants to look at when training has ended.
 
-bound.png and samples.png for every run, reconstructions.png and latent.png where there is an encoder; manifold.png where
-the latent space has two dimensions, with an encoder overview.png too. Importing this package does not import
+bound.png and samples.png for every run, reconstructions.png and latent.png where there is an encoder; manifold.png
+where the latent space has two dimensions, with an encoder overview.png too. Importing this package does not import
 matplotlib.
 """
 
