@@ -15,7 +15,7 @@ from aevb_engine.data.dataset import DataRequest, Dataset
 from aevb_engine.errors import DataError, FileFormatError, UsageError
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
-from aevb_engine.evaluation.importance import ImportanceSampler
+from aevb_engine.evaluation.methods import METHODS, check_method, estimate
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads
@@ -218,16 +218,22 @@ class VAE:
         )
         return summary(evaluator.run())["bound"]
 
-    def log_likelihood(self, x: Any, *, samples: int = 5000) -> Array:
-        """log p(x) of each row (N,) in nats, by importance sampling with K = ``samples``: low on average."""
-        self._needs_encoder("log_likelihood")
-        if samples < 1:
+    def log_likelihood(self, x: Any, *, method: str = "is", samples: int | None = None) -> Array:
+        """log p(x) of each row (N,) in nats: low on average by ``is`` and ``ais``, high by ``hmc``.
+
+        ``method``: "is", importance sampling with K = ``samples`` (5000); "ais", annealing by ``samples`` chains (16);
+        "hmc", KW appendix D with ``samples`` draws a chain (500), NaN for rows that it refuses.
+        """
+        check_method(method)
+        if METHODS[method].needs_encoder:
+            self._needs_encoder(f"log_likelihood by {method}")
+        if samples is not None and samples < 1:
             raise UsageError(f"samples={samples}: at least one is needed")
         model, rows = self.model, self._as_rows(x)
         self._likelihood.support.check(rows, "the data")
         threads = self.config.threads or model.backend.threads
-        sampler = ImportanceSampler(model, self._resident(rows), samples, seed=self.config.seed, threads=threads)
-        return sampler.run().log_likelihood
+        resident = self._resident(rows)
+        return estimate(method, model, resident, samples=samples, seed=self.config.seed, threads=threads).values
 
     def encode(self, x: Any) -> tuple[Array, Array]:
         """Mean and standard deviation (N, Z) of q(z | x) for rows x (N, D)."""

@@ -119,7 +119,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
         lr=config.lr if config.lr is not None else optimizer.default_lr,
         threads=threads,
     )
-    train, validation = _rows(dataset, config)
+    train, validation = split_rows(dataset, config)
     settings = Settings(
         objective=chosen,
         samples=config.samples,
@@ -209,7 +209,7 @@ def _plugin(kind: registry.Kind, name: str, options: dict[str, Any], base: type)
     return made
 
 
-def _rows(dataset: Dataset, config: RunConfig) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+def split_rows(dataset: Dataset, config: RunConfig) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     """Training rows, and validation rows drawn once where training draws anew."""
     if not config.validation:
         return dataset.train, None

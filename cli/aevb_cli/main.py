@@ -18,6 +18,8 @@ COMMANDS = {
     "run": "aevb_cli.run:run",
     "resume": "aevb_cli.resume:resume",
     "show": "aevb_cli.show:show",
+    "evaluate": "aevb_cli.evaluate:evaluate",
+    "study": "aevb_cli.study:study",
     "datasets": "aevb_cli.datasets:datasets",
     "plugins": "aevb_cli.plugins:plugins",
     "bench": "aevb_cli.bench:bench",

@@ -11,6 +11,9 @@ COMMANDS = [
     ("run",),
     ("resume",),
     ("show",),
+    ("evaluate",),
+    ("study",),
+    ("study", "variance"),
     ("doctor",),
     ("datasets",),
     ("datasets", "list"),
@@ -38,7 +41,7 @@ def test_version(call):
     assert result.stdout.startswith("aevb-engine ")
 
 
-@pytest.mark.parametrize("group", [(), ("plugins",), ("datasets",)])
+@pytest.mark.parametrize("group", [(), ("plugins",), ("datasets",), ("study",)])
 def test_without_a_command_the_help_is_shown_as_a_usage_error(call, group):
     result = call(*group)
     assert (result.exit_code, result.stdout) == (2, "")

@@ -83,14 +83,14 @@ def test_wake_sleep_reaches_the_maximum(make_step: Any, make_likelihood: Any) ->
     """With one latent dimension q can be the exact posterior, and wake-sleep is a stochastic EM."""
     x = simulated(1)
     run = learner(make_step, make_likelihood, "wake-sleep", x, 1)
-    assert 0 < shortfall(run, x, 1, (2000, 800)) < MARGIN
+    assert 0 < shortfall(run, x, 1, (1500, 500)) < MARGIN
 
 
 @pytest.mark.parametrize("batch", [100, 400])
 def test_mcem_reaches_the_maximum(batch: int, make_step: Any, make_likelihood: Any) -> None:
     x = simulated(2)
     run = learner(make_step, make_likelihood, "mcem", x, 2, batch=batch)
-    assert 0 < shortfall(run, x, 2, (2000, 800)) < MARGIN
+    assert 0 < shortfall(run, x, 2, (1500, 500)) < MARGIN
 
 
 @pytest.mark.parametrize("planted", ["chains that never move", "samples of the prior", "an encoder that sleeps on"])
@@ -108,7 +108,7 @@ def test_a_planted_error_misses_the_maximum(planted: str, make_step: Any, make_l
         named = step.model.parameters.named
         encoder = [(p.theta.array, p.theta.array.copy()) for n, p in named.items() if n.startswith("encoder")]
         step.phases.append([[lambda: [theta.__setitem__(..., kept) for theta, kept in encoder]]])
-    assert shortfall(run, x, 1, (1000, 1000)) > 5 * MARGIN
+    assert shortfall(run, x, 1, (700, 300)) > 5 * MARGIN
 
 
 OPTIMIZERS = {"sgd": Sgd, "momentum": Momentum, "adagrad": Adagrad, "adam": Adam, "rmsprop": Rmsprop}
@@ -124,7 +124,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian linear affine -7", "laplace", "codes", "scalar"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian linear affine -7", "laplace"])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_learner_with_every_decoder_and_optimizer(
     name: str, likelihood: str, optimizer: str, make_step: Any, make_likelihood: Any

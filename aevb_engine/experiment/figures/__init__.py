@@ -1,7 +1,8 @@
 """The figures of a run: what a person wants to look at when training has ended.
 
-bound.png and samples.png for every run, reconstructions.png and latent.png where there is an encoder; manifold.png and
-overview.png where the latent space has two dimensions. Importing this package does not import matplotlib.
+bound.png and samples.png for every run, reconstructions.png and latent.png where there is an encoder; manifold.png
+where the latent space has two dimensions, with an encoder overview.png too. Importing this package does not import
+matplotlib.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aevb_engine.experiment.session import Session
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ENCODED = ("reconstructions", "latent", "overview")  # need an encoder
 __all__ = ["draw", "latent_grid", "overview"]
 
 
@@ -31,14 +33,16 @@ def draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> list
     cannot be written. ``result`` is the record of ``run --json``; fields that are missing are not shown.
     """
     material = Material(folder, session, result)
-    figures: dict[str, Callable[[Material], Figure | None]] = {"bound": bound, "samples": samples}
-    encoder, flat = session.objective.has_encoder, session.model.architecture.latent == 2
-    if encoder:
-        figures |= {"reconstructions": reconstructions, "latent": latent}
-    if flat:
-        figures["manifold"] = manifold
-    if encoder and flat:
-        figures["overview"] = overview
+    figures: dict[str, Callable[[Material], Figure | None]] = {
+        "bound": bound,
+        "reconstructions": reconstructions,
+        "samples": samples,
+        "latent": latent,
+    }
+    if session.model.architecture.latent == 2:
+        figures |= {"manifold": manifold, "overview": overview}
+    if not session.objective.has_encoder:
+        figures = {name: make for name, make in figures.items() if name not in ENCODED}
     paths = []
     for name, make in figures.items():
         figure = make(material)

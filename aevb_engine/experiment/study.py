@@ -1,0 +1,106 @@
+"""Studies of the method on a data set and a model: numbers and a figure in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aevb_engine.errors import UsageError
+from aevb_engine.evaluation import variance
+from aevb_engine.experiment import atomic
+from aevb_engine.experiment.config import RunConfig
+from aevb_engine.experiment.evaluate import Progress, rows_of
+from aevb_engine.experiment.folder import RunFolder
+from aevb_engine.experiment.session import prepare
+from aevb_engine.operation import Buffer
+from aevb_engine.training.step import BLOCK, ResidentRows
+
+SCHEMA = 1
+MOST_ROWS = 100_000  # M x L: decoded rows of one pass
+
+
+def variance_study(
+    config: RunConfig,
+    *,
+    batches: Sequence[int] = (10, 30, 100),
+    samples: Sequence[int] = (1, 3, 10),
+    replicates: int = 100,
+    output: Path | None = None,
+    figure: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The record of ``study variance --json``: L^A, L^B and the score function on the training rows of ``config``.
+
+    ``config.steps`` training steps come first, with its objective (none where it is None). With ``output`` the record
+    is kept there as variance.json, with variance.png.
+    """
+    for name, values in (("--minibatch", batches), ("--latent-samples", samples)):
+        if not values or min(values) < 1:
+            raise UsageError(f"{name} {','.join(map(str, values))}: numbers of at least 1 are needed")
+    if max(batches) * max(samples) > MOST_ROWS:
+        raise UsageError(f"--minibatch {max(batches)} times --latent-samples {max(samples)}: at most {MOST_ROWS} rows")
+    if replicates < 4:
+        raise UsageError(f"--replicates {replicates}: at least 4 are needed")
+    if output is not None:
+        RunFolder.check_free(output)
+    steps = config.steps or 0
+    session = prepare(replace(config, steps=config.steps or 1, epochs=None), progress)
+    if not session.objective.has_encoder:
+        raise UsageError(f"--objective {config.objective}: it trains no encoder, whose gradient this study is about")
+    trainer, config = session.trainer, session.config
+    while trainer.step < steps:
+        trainer.advance(min(BLOCK, steps - trainer.step))
+        if progress is not None:
+            progress("training", trainer.step, steps)
+    rows = rows_of(session, "train")
+    data = ResidentRows(
+        Buffer("data", session.backend.upload(_as_seen(rows, session.model.dtype))), session.dataset.scale
+    )
+    try:
+        cells = variance.study(
+            session.model,
+            data,
+            batches=sorted(set(batches)),
+            samples=sorted(set(samples)),
+            replicates=replicates,
+            seed=config.seed,
+            threads=config.threads or 1,
+            progress=None if progress is None else lambda done, total: progress("variances", done, total),
+        )
+    finally:
+        session.backend.close()
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "study": "variance",
+        "output": None if output is None else str(output),
+        "figure": None,
+        "dataset": config.dataset,
+        "rows": len(rows),
+        "decoder": config.decoder,
+        "hidden": list(config.hidden),
+        "latent_dim": config.latent_dim,
+        "objective": config.objective,
+        "steps": steps,
+        "seed": config.seed,
+        "replicates": replicates,
+        "cells": [cell.as_dict() for cell in cells],
+    }
+    if output is not None:
+        with atomic.storage_errors("create", output):
+            output.mkdir(parents=True, exist_ok=True)
+        if figure:
+            from aevb_engine.experiment.figures.style import png
+            from aevb_engine.experiment.figures.variance import variance as draw
+
+            trained = f"after {steps:,} training steps" if steps else "at the initial parameters"
+            subtitle = f"{config.dataset}, {config.decoder} decoder, {config.latent_dim} latent dimensions, {trained}"
+            record["figure"] = str(png(draw(cells, subtitle), output / "variance.png"))
+        atomic.write_text(output / "variance.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record
+
+
+def _as_seen(rows: Any, dtype: Any) -> Any:
+    return rows if rows.dtype.kind == "u" else rows.astype(dtype, copy=False)

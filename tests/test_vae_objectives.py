@@ -1,0 +1,53 @@
+"""The public model under objectives without a bound or an encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aevb_engine as aevb
+from aevb_engine.errors import UsageError
+
+
+def rows(count: int = 60) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2, (count, 6)).astype(np.float32)
+
+
+def made(objective: str, **more: Any) -> Any:
+    return aevb.VAE(hidden=5, objective=objective, batch_size=20, backend="cpu", threads=1, seed=1, **more)
+
+
+def test_what_needs_an_encoder_is_refused_without_one() -> None:
+    model = made("mcem").fit(rows(), epochs=2)
+    assert model.history[-1]["step"] == 2 * 5 * 3  # five updates on each batch
+    assert np.isfinite(model.history[-1]["reconstruction"])
+    assert model.sample(4).shape == (4, 6)
+    for what in ("bound", "encode", "reconstruct", "log_likelihood"):
+        with pytest.raises(UsageError, match=f"{what} needs an encoder; the objective mcem trains none"):
+            getattr(model, what)(rows())
+
+
+def test_only_bounds_are_asked_for() -> None:
+    model = made("wake-sleep").fit(rows(), steps=5)
+    assert model.bound(rows()) < 0
+    with pytest.raises(UsageError, match="the objective wake-sleep is not a bound"):
+        model.bound(rows(), objective="wake-sleep")
+    with pytest.raises(UsageError, match="no option"):
+        made("wake-sleep", objective_options={"beta": 1})
+
+
+def test_chains_go_on_with_the_same_data_and_start_anew_with_others(tmp_path: Path) -> None:
+    model = made("mcem").fit(rows(), steps=7)
+    kept = model._trainer.arrays()["objective/chains"]
+    model.fit(rows(), steps=1)
+    again = model._trainer.arrays()["objective/chains"]
+    assert (again == kept).all(axis=1).sum() == 60  # step 8 is still on the second batch: no visit
+    model.fit(rows(40), steps=1)
+    assert model._trainer.step == 9
+    assert model._trainer.arrays()["objective/chains"].shape == (40, 2)
+    model.save(tmp_path / "m.h5")
+    loaded = aevb.load(tmp_path / "m.h5")
+    np.testing.assert_array_equal(loaded.sample(3), model.sample(3))
