@@ -196,9 +196,9 @@ class VAE:
             raise UsageError("the model has no data yet: call fit, or load one")
         return self._model
 
-    def _needs_encoder(self, what: str) -> None:
+    def _needs_encoder(self, what: str, mend: str = "") -> None:
         if not self._objective.has_encoder:
-            raise UsageError(f"{what} needs an encoder; the objective {self.config.objective} trains none")
+            raise UsageError(f"{what} needs an encoder; the objective {self.config.objective} trains none{mend}")
 
     def bound(self, x: Any, *, objective: str = "elbo", samples: int = 1) -> float:
         """Mean bound of rows x (N, D) in nats a data point: L^B by default, with fixed noise."""
@@ -226,7 +226,7 @@ class VAE:
         """
         check_method(method)
         if METHODS[method].needs_encoder:
-            self._needs_encoder(f"log_likelihood by {method}")
+            self._needs_encoder("log_likelihood", mend='; use method="ais"')
         if samples is not None and samples < 1:
             raise UsageError(f"samples={samples}: at least one is needed")
         model, rows = self.model, self._as_rows(x)
