@@ -202,6 +202,17 @@ def test_the_step_allocates_nothing_and_never_waits(double: Any) -> None:
     assert double.counts["reads"] == before["reads"] + 1
 
 
+@pytest.mark.parametrize("case", LEARNERS)
+def test_no_learner_waits_for_the_device(case: str, double: Any) -> None:
+    """Also where a step runs array code: the host reads nothing between two blocks."""
+    s = session("gpu", case)
+    s.trainer.advance(2)
+    before = double.counts["reads"]
+    s.trainer.inner.clock.cursor.array[...] = 0
+    s.trainer.inner.run(6, 2)
+    assert double.counts["reads"] == before
+
+
 @pytest.mark.parametrize("case", [*CASES, *LEARNERS])
 def test_everything_is_lowered(case: str, double: Any) -> None:
     """No operation of the first-party plugins is left to array code."""
