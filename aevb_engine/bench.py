@@ -112,6 +112,20 @@ def products(made: Trainer) -> Callable[[], None]:
     return run
 
 
+def decoder_products(model: Model, rows: int) -> Callable[[], None]:
+    """The matrix products that decode so many samples; nothing else."""
+    rng = np.random.default_rng(0)
+    named = model.parameters.named
+    matrices = [p.theta.array for n, p in named.items() if n.startswith("decoder") and len(p.shape) == 2]
+    jobs = [(rng.random((rows, len(m)), np.float32), m, np.empty((rows, m.shape[1]), np.float32)) for m in matrices]
+
+    def run() -> None:
+        for x, weight, out in jobs:
+            np.matmul(x, weight, out=out)
+
+    return run
+
+
 def floor_seconds(run: Callable[[], None], seconds: float = 0.1) -> float:
     """Median time of the products with BLAS at one thread, repeated for about so many seconds."""
     times: list[float] = []

@@ -1,7 +1,7 @@
 """The engine and its peers on the workloads W1 to W5, in turns.
 
     python benchmarks/peers/run.py [--cores 1,2] [--workloads W1,W2] [--only ours,torch,jax] [--rounds 5] [--output F]
-    python benchmarks/peers/run.py --table FILE
+    python benchmarks/peers/run.py --table FILE [--into benchmarks/README.md]
 
 Each engine has its own process, pinned to the same cores, with as many threads; in each round every process trains one
 block of steps while the others wait. Ratios are medians over rounds. W2 also estimates log-likelihoods, and on two
@@ -34,7 +34,11 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 def main() -> None:
     options = arguments()
     if options.table:
-        sys.stdout.write(table.markdown(json.loads(options.table.read_text(encoding="utf-8"))))
+        text = table.markdown(json.loads(options.table.read_text(encoding="utf-8")))
+        if options.into:
+            table.put(options.into, text)
+        else:
+            sys.stdout.write(text)
         return
     asked = options.only or list(PACKAGES)
     engines = [e for e in asked if machine.installed(PACKAGES[e])]
@@ -77,6 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / f"peers-{today}.json")
     parser.add_argument("--table", type=Path, help="only print the table of this result")
+    parser.add_argument("--into", type=Path, help="with --table: replace the table in this page")
     return parser.parse_args()
 
 

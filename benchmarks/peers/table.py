@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ TITLES = {
 }  # fmt: skip
 OWN = ("ours", "jit")
 TOLERANCE = (0.02, 2.0)  # relative, nats: bounds that differ by less than either are the same
+BEGIN, END = "<!-- newest result -->", "<!-- end of the newest result -->"
 Run = dict[str, Any]
 
 
@@ -34,6 +36,15 @@ def markdown(result: Run) -> str:
         if any("busy_seconds" in f for f in r["engines"].values()):
             parts += [f"### {r['workload']} on {r['cores']} cores while another process keeps each busy", grown(r)]
     return "\n\n".join([*parts, "### Memory and start", costs(result)]) + "\n"
+
+
+def put(page: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page."""
+    old = page.read_text(encoding="utf-8")
+    if old.count(BEGIN) != 1 or old.count(END) != 1:
+        raise SystemExit(f"{page}: one {BEGIN} and one {END} are needed")
+    before, rest = old.split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def blas(runs: list[Run]) -> str:
