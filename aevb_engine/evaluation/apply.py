@@ -17,7 +17,7 @@ CHUNK = 500
 
 
 class Draw:
-    """Noise for ``Likelihood.sample``: substream i of one stream, shaped (rows, 1, D)."""
+    """Noise for ``Likelihood.sample``: substream i of a stream for each kind of number, shaped (rows, 1, D)."""
 
     def __init__(self, xp: Any, seed: int, row: int, shape: tuple[int, int], dtype: Any) -> None:
         self.xp, self.seed, self.row, self.shape, self.dtype = xp, seed, row, shape, dtype
@@ -36,7 +36,7 @@ class Draw:
 
     def _fill(self, i: int, kind: str) -> Any:
         out = np.empty((1, *self.shape), np.float32)
-        getattr(Noise(np, self.seed, "sample"), kind)(i, self.row, out)
+        getattr(Noise(np, self.seed, f"sample {kind}"), kind)(i, self.row, out)
         return self.xp.asarray(out[0][:, None, :].astype(self.dtype))
 
 

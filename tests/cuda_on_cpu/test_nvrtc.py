@@ -19,8 +19,11 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-NUMBERS = [np.float32, np.float64]
+# Double precision is compiled for one architecture on every change, for the others with `-m slow`.
+ARCHITECTURES = [
+    *(("sm_80", np.float32), ("sm_90", np.float32), ("sm_100", np.float32), ("sm_90", np.float64)),
+    *(pytest.param(a, np.float64, marks=pytest.mark.slow) for a in ("sm_80", "sm_100")),
+]
 FILE = 65536  # registers of a multiprocessor: a block of 1024 threads must fit, of 256 threads two must
 
 
@@ -28,8 +31,7 @@ def test_the_compiler_is_there() -> None:
     assert library() is not None, "AEVB_REQUIRE_NVRTC=1, and nvidia-cuda-nvrtc is not installed"
 
 
-@pytest.mark.parametrize("dtype", NUMBERS)
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("arch", "dtype"), ARCHITECTURES)
 @pytest.mark.parametrize("part", [engine, plugins])
 def test_every_kernel_compiles(part: Any, arch: str, dtype: Any) -> None:
     sources = part()
