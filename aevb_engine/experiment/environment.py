@@ -8,10 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from aevb_engine import jit
+
 PACKAGES = ("aevb-engine", "numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl", "numba")
 BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 # A difference in one of these may change the last bits of a matrix product.
-BIT_KEYS = ("numpy", "numba", "blas", "machine")
+BIT_KEYS = ("numpy", "numba", "compiled loops", "blas", "machine")
 
 
 def environment() -> dict[str, Any]:
@@ -27,6 +29,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count() or 1,
         "blas": [f"{b.get('internal_api')} {b.get('version')} {b.get('architecture', '')}".strip() for b in blas],
         "blas_variables": {v: os.environ[v] for v in BLAS_VARIABLES if v in os.environ},
+        "compiled loops": jit.available(),  # not where AEVB_JIT=0
         **{package: package_version(package) for package in PACKAGES},
     }
 

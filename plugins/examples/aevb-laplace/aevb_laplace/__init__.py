@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
+
+import numpy as np
 
 from aevb_engine.model.likelihood import Head, Likelihood, Support
 
@@ -29,6 +31,18 @@ template <typename T> __device__ void log_prob_backward(T x, T location, T logsc
     dlogscale = fabs(x - location) * rate - (T)1;
 }
 """
+
+    def scalar(self, exp: Any, log1p: Any) -> Callable[..., tuple[Any, ...]]:
+        """One column on numbers, for a compiled loop (optional)."""
+        one, log_2 = np.float32(1), np.float32(math.log(2))
+
+        def log_prob_and_backward(x: Any, location: Any, logscale: Any) -> tuple[Any, Any, Any]:
+            rate = exp(-logscale)
+            distance = abs(x - location) * rate
+            slope = rate if x > location else -rate
+            return -distance - logscale - log_2, slope, distance - one
+
+        return log_prob_and_backward
 
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
         (location, logscale), (distance, rate) = heads, scratch
