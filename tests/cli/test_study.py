@@ -79,7 +79,7 @@ def test_learners_table_numbers_and_figure(call, small):
                   "v/learners.png"):  # fmt: skip
         assert words in result.stdout
     assert "mcem  " in result.stdout  # on the whole training set it is no extension
-    assert max(map(len, result.stdout.splitlines()[:16])) <= 80
+    assert max(map(len, result.stdout.splitlines()[:10])) <= 80
     assert Path("v/learners.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads(Path("v/learners.json").read_text())
     assert (record["status"], record["seed"], record["hidden"], len(record["curves"])) == ("done", 3, [20], 6)
