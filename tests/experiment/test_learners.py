@@ -45,6 +45,12 @@ def record() -> dict[str, Any]:
     return learners_study(CONFIG, PLAN)
 
 
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    """Two learners, uninterrupted."""
+    return learners_study(CONFIG, PAIR)
+
+
 def curve(record: dict[str, Any], name: str, rows: int) -> dict[str, Any]:
     (found,) = [c for c in record["curves"] if (c["objective"], c["train_rows"]) == (name, rows)]
     return found  # type: ignore[no-any-return]
@@ -149,9 +155,8 @@ def test_subsets_are_nested_draws_without_replacement() -> None:
 
 
 @pytest.mark.parametrize("done", [1, 3])
-def test_interruption_keeps_what_was_measured(tmp_path: Path, done: int) -> None:
+def test_interruption_keeps_what_was_measured(whole: dict[str, Any], tmp_path: Path, done: int) -> None:
     """Stopped within the estimate after ``done``: the file holds those before, as an uninterrupted study has them."""
-    whole = learners_study(CONFIG, PAIR, output=tmp_path / "whole", figure=False)
     seen = 0
 
     def stop(what: str, *_: Any) -> None:
