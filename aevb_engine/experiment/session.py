@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from aevb_engine.objectives import objective
 from aevb_engine.objectives.base import Objective
 from aevb_engine.operation import Buffer
 from aevb_engine.training.optimizer import Optimizer
-from aevb_engine.training.order import split
+from aevb_engine.training.order import permutation, split
 from aevb_engine.training.schedule import parse_schedule
 from aevb_engine.training.step import ResidentRows
 from aevb_engine.training.trainer import Settings, Trainer
@@ -76,8 +77,13 @@ class Session:
         return self.trainer.count
 
 
-def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
-    """Load the data and build everything; nothing is written. Raises the errors of contracts for each wrong option."""
+def prepare(
+    config: RunConfig, progress: Progress | None = None, change: Callable[[Dataset], Dataset] | None = None
+) -> Session:
+    """Load the data and build everything; nothing is written. Raises the errors of contracts for each wrong option.
+
+    ``change`` is applied to the data once loaded, such as ``subset``.
+    """
     warnings: list[str] = []
     chosen = objective(config.objective, config.objective_options)
     if config.until_converged and judge(chosen) is None:
@@ -104,6 +110,8 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Session:
             progress=progress,
         )
     )
+    if change is not None:
+        dataset = change(dataset)
     check(dataset, likelihood)
     likelihood.adapt(log_variance_unit=dataset.log_variance_unit, unit_interval=dataset.unit_interval)
     backend, reason = choose(config.backend, config.threads)
@@ -223,6 +231,15 @@ def split_rows(dataset: Dataset, config: RunConfig) -> tuple[npt.NDArray[Any], n
     if dataset.dynamic:
         validation = binarize_draw(config.seed, "validation", validation)
     return dataset.train[kept], validation
+
+
+def subset(dataset: Dataset, rows: int, seed: int) -> Dataset:
+    """The data with the first ``rows`` training rows of a permutation from the seed: smaller subsets lie in larger."""
+    count = len(dataset.train)
+    if rows > count:
+        raise UsageError(f"--train-rows {rows}: '{dataset.name}' has {count} training rows")
+    kept = permutation(seed, 0, count, "train rows")[:rows]
+    return replace(dataset, train=dataset.train[kept], train_labels=None, factors={})
 
 
 def _resident(backend: Backend, model: Model, rows: npt.NDArray[Any], scale: float, dynamic: bool) -> ResidentRows:

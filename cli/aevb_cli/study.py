@@ -4,42 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from aevb_cli import progress
-from aevb_cli.boundary import one_line
+from aevb_cli.boundary import Interrupted, one_line
 from aevb_cli.options import CONTEXT, Command, Group, Section, debug_option
 from aevb_cli.run import NAMES, OPTIONS
-from aevb_cli.text import echo_json, pairs
-from aevb_engine.errors import UsageError
+from aevb_cli.signals import Interrupt
+from aevb_cli.text import echo_json, number, pairs
+from aevb_engine.errors import TrainingError, UsageError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
 # Options of ``run`` that say what is studied.
 SHARED = (
     "--dataset", "--data-dir", "--offline", "--binarize", "--scale", "--decoder", "--hidden", "--activation",
     "--initial", "--latent-dim", "--objective", "--optimizer", "--lr", "--seed", "--backend", "--precision",
     "--threads", "-o",
 )  # fmt: skip
+LEARNERS = (*(name for name in SHARED if name != "--objective"), "--batch-size", "--samples", "--weight-decay")
 
 
 @click.group(
     cls=Group,
     context_settings=CONTEXT,
-    short_help="Measurements of the method: variance of gradients.",
-    epilog="\b\nExample:\n  aevb-engine study variance",
+    short_help="Measurements of the method: variance of gradients, comparison of learners.",
+    epilog="\b\nExamples:\n  aevb-engine study variance\n  aevb-engine study learners",
 )
 def study() -> None:
     """Measure something about the method on a data set and a model."""
 
 
-def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    for name, section, text, kwargs in reversed(OPTIONS):
-        if name in SHARED:
-            names = NAMES.get(name, (name,))
-            function = click.option(*names, cls=Section, section=section, help=text, **kwargs)(function)
-    return function
+def _shared(chosen: tuple[str, ...]) -> Callable[[F], F]:
+    """Those options of ``run``, under their headings."""
+
+    def declare(function: F) -> F:
+        for name, section, text, kwargs in reversed(OPTIONS):
+            if name in chosen:
+                names = NAMES.get(name, (name,))
+                function = click.option(*names, cls=Section, section=section, help=text, **kwargs)(function)
+        return function
+
+    return declare
+
+
+def _given(ctx: click.Context, chosen: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
+    """Values of those options that the user gave."""
+    asked = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    names = {name.strip("-").replace("-", "_") for name in chosen} - {"o"}
+    return {n: v for n, v in values.items() if n in names and ctx.get_parameter_source(n) in asked}
 
 
 @study.command(
@@ -58,7 +76,7 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
               help="Minibatches of each kind, with two draws of noise each. [100]")  # fmt: skip
 @click.option("--steps", type=int, metavar="N", cls=Section, section="Study",
               help="Training steps before the measurement. [0]")  # fmt: skip
-@_shared
+@_shared(SHARED)
 @click.option("--output", metavar="DIR", cls=Section, section="Output",
               help="Folder for variance.json and variance.png. [study-variance]")  # fmt: skip
 @click.option("--no-figures", is_flag=True, cls=Section, section="Output", help="Draw no figure.")
@@ -76,9 +94,7 @@ def variance(ctx: click.Context, /, minibatch: str, latent_samples: str, replica
     from aevb_cli.configuration import configuration
     from aevb_engine.experiment.study import variance_study
 
-    asked = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-    names = {name.strip("-").replace("-", "_") for name in SHARED} - {"o"} | {"steps"}
-    given = {n: v for n, v in values.items() if n in names and ctx.get_parameter_source(n) in asked}
+    given = _given(ctx, (*SHARED, "--steps"), values)
     if given.get("steps") == 0:
         del given["steps"]
     config = configuration(None, given, values["option"])
@@ -98,10 +114,10 @@ def variance(ctx: click.Context, /, minibatch: str, latent_samples: str, replica
         _print(record)
 
 
-def numbers(option: str, text: str) -> tuple[int, ...]:
+def numbers(option: str, text: str, digits: int = 6) -> tuple[int, ...]:
     """``10,30,100``; UsageError otherwise."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(p.isascii() and p.isdigit() and len(p) < 7 for p in parts):
+    if not all(p.isascii() and p.isdigit() and len(p) <= digits for p in parts):
         raise UsageError(f"{option} {text}: write numbers such as 10,30,100")
     return tuple(int(p) for p in parts)
 
@@ -111,18 +127,13 @@ TITLES = {"elbo": "L^B", "elbo-mc": "L^A", "score-function": "score function"}
 
 def _print(record: dict[str, Any]) -> None:
     """A table of the cells, and where they are kept."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("M", "L", "", "variance", "+- SE", "of the noise", "+- SE", "|mean|^2"):
-        table.add_column(name, justify="left" if name == "" else "right")
+    table = _table("M", "L", "", "variance", "+- SE", "of the noise", "+- SE", "|mean|^2")
     for cell in record["cells"]:
         figures = (cell[key] for key in ("variance", "variance_se", "noise", "noise_se", "signal"))
         table.add_row(
             str(cell["batch"]), str(cell["samples"]), TITLES[cell["estimator"]], *(f"{value:.3g}" for value in figures)
         )
-    Console(highlight=False).print(table)
+    _show(table)
     click.echo(
         "sums over the encoder's parameters of gradients of minus the mean bound; "
         f"{record['replicates']} minibatches of {record['rows']:,} rows"
@@ -131,3 +142,141 @@ def _print(record: dict[str, Any]) -> None:
     if record["figure"]:
         rows.append(("figure", one_line(record["figure"])))
     click.echo(pairs(rows))
+
+
+@study.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    short_help="Learners compared by log-likelihood over data points seen (KW Fig. 3).",
+    epilog="\b\nExamples:\n  aevb-engine study learners\n"
+    "  aevb-engine study learners --dataset mnist --binarize threshold --hidden 100 --latent-dim 3 --optimizer adagrad "
+    "--train-rows 1000,50000 --seen 2000000\n\n"
+    "Defaults are in brackets. An option of one learner: -o mcem.updates=1. Ctrl-C keeps what was measured. See "
+    "docs/evaluation.md for what is measured.",
+)
+@click.option("--objectives", default="elbo,wake-sleep,mcem", metavar="NAME,...", cls=Section, section="Study",
+              help="Learners; differences are taken to the first. [elbo,wake-sleep,mcem]")  # fmt: skip
+@click.option("--train-rows", metavar="N,...", cls=Section, section="Study",
+              help="Sizes of the training set: the first N rows of a permutation. [all]")  # fmt: skip
+@click.option("--seen", default="100000", metavar="N,...", cls=Section, section="Study",
+              help="Training data points seen at each estimate; of one number 1, 2, 5, 10, ... times ten minibatches "
+              "up to it. [100000]")  # fmt: skip
+@click.option("--rows", type=int, default=100, metavar="N", cls=Section, section="Study",
+              help="The first N rows of the test and of the training set are evaluated. [100]")  # fmt: skip
+@click.option("--temperatures", type=int, default=50, metavar="T", cls=Section, section="Study",
+              help="Temperatures of annealed importance sampling. [50]")  # fmt: skip
+@click.option("--chains", type=int, default=16, metavar="K", cls=Section, section="Study",
+              help="Its chains a data point. [16]")  # fmt: skip
+@_shared(LEARNERS)
+@click.option("--output", metavar="DIR", cls=Section, section="Output",
+              help="Folder for learners.json and learners.png. [study-learners]")  # fmt: skip
+@click.option("--no-figures", is_flag=True, cls=Section, section="Output", help="Draw no figure.")
+@click.option("--json", "as_json", is_flag=True, cls=Section, section="Output",
+              help="Print the result as one JSON object on stdout.")  # fmt: skip
+@click.option("--quiet", is_flag=True, cls=Section, section="Output",
+              help="Print nothing but errors (and the object of --json).")  # fmt: skip
+@debug_option
+@click.pass_context
+def learners(ctx: click.Context, /, rows: int, temperatures: int, chains: int, **values: Any) -> None:
+    """Train several learners alike and follow log p(x) of test and training rows over the data points seen.
+
+    The model, its initial parameters, minibatches and optimizer are the same for all, and so is the estimator: annealed
+    importance sampling from the prior, which needs no encoder.
+    """
+    from aevb_cli.configuration import configuration
+    from aevb_engine.experiment.learners import Plan, learners_study
+
+    names = tuple(dict.fromkeys(part.strip() for part in values["objectives"].split(",")))
+    own, others = _of_learners(values["option"], names)
+    plan = Plan(
+        objectives=names,
+        options=own,
+        train_rows=numbers("--train-rows", values["train_rows"], 9) if values["train_rows"] is not None else (),
+        seen=numbers("--seen", values["seen"], 12),
+        rows=rows,
+        temperatures=temperatures,
+        chains=chains,
+    )
+    config = configuration(None, _given(ctx, LEARNERS, values), others)
+    output = Path(values["output"] or "study-learners")
+    with Interrupt() as interrupt, progress.choose(quiet=values["quiet"]) as stages:
+
+        def look(what: str, done: int, total: int | None) -> None:
+            if interrupt.number:
+                raise Interrupted(interrupt.number, _kept(output))
+            stages(what, done, total)
+
+        record = learners_study(config, plan, output=output, figure=not values["no_figures"], progress=look)
+    if values["as_json"]:
+        echo_json(record)
+    elif not values["quiet"]:
+        _print_learners(record)
+    lost = [c["objective"] for c in record["curves"] if c["diverged"]]
+    if lost:
+        raise TrainingError(f"{', '.join(lost)} diverged; try a smaller --lr; {_kept(output, 'the rest is kept')}")
+
+
+def _of_learners(options: tuple[str, ...], names: tuple[str, ...]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """``mcem.updates=1`` by learner, and the other pairs; UsageError for one that does not say whose it is."""
+    own: dict[str, dict[str, str]] = {}
+    others = []
+    for pair in options:
+        path, equals, value = pair.partition("=")
+        kind, dot, key = path.strip().partition(".")
+        if kind == "objective":
+            raise UsageError(f"-o {pair}: name the learner, such as -o mcem.updates=1")
+        if kind in names and equals and dot and key:
+            own.setdefault(kind, {})[key.strip().replace("-", "_")] = value.strip()
+        else:
+            others.append(pair)
+    return own, others
+
+
+def _kept(output: Path, words: str = "interrupted; what was measured is kept") -> str:
+    file = output / "learners.json"
+    return f"{words} in {one_line(str(file))}" if file.exists() else "interrupted before the first estimate"
+
+
+def _print_learners(record: dict[str, Any]) -> None:
+    """A table of all estimates for each size of the training set, and where they are kept."""
+    for size in dict.fromkeys(curve["train_rows"] for curve in record["curves"]):
+        table = _table("", "seen", "seconds", "test", "+- SE", "- first", "+- SE", "train")
+        for curve in record["curves"]:
+            if curve["train_rows"] == size:
+                label = curve["objective"] + (" *" if curve["extension"] else "")
+                for e in curve["evaluations"]:
+                    figures = [e["test"][key] for key in ("log_likelihood", "se", "above_first", "above_first_se")]
+                    cells = map(number, (*figures, e["train"]["log_likelihood"]))
+                    table.add_row(label, f"{e['seen']:,}", f"{e['seconds']:.1f}", *cells)
+        click.echo(f"{size:,} training data points")
+        _show(table)
+    by = record["estimator"]
+    evaluations = [e for curve in record["curves"] for e in curve["evaluations"]]
+    errors = [e[split]["mc_se"] or 0.0 for e in evaluations for split in ("test", "train")]
+    click.echo(
+        f"log p(x) in nats a data point, by annealed importance sampling from the prior ({by['temperatures']} "
+        f"temperatures, {by['chains']} chains) of {by['rows']} rows; Monte Carlo errors up to "
+        f"{max(errors, default=0.0):.2f}; seconds of training; differences to {record['objectives'][0]} are paired"
+    )
+    if any(curve["extension"] for curve in record["curves"]):
+        click.echo("* Monte Carlo EM on minibatches: an extension, the original is not on-line (KW section 5)")
+    rows = [("numbers", one_line(f"{record['output']}/learners.json"))]
+    if record["figure"]:
+        rows.append(("figure", one_line(record["figure"])))
+    click.echo(pairs(rows))
+
+
+def _table(*names: str) -> Table:
+    """A table whose columns are numbers under their names; the column without one is text."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name == "" else "right")
+    return table
+
+
+def _show(table: Table) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(table)

@@ -14,6 +14,7 @@ COMMANDS = [
     ("evaluate",),
     ("study",),
     ("study", "variance"),
+    ("study", "learners"),
     ("doctor",),
     ("datasets",),
     ("datasets", "list"),
