@@ -6,11 +6,13 @@ rows or parameters by threads, and checked for hazards in tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aevb_engine.kernel import Kernel
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,32 @@ def operation(kernel: Kernel, *arguments: Buffer | float) -> Operation:
         return lambda: function(xp, *views)
 
     return Operation(kernel.name, bind, tuple(reads), tuple(writes), kernel, arguments)
+
+
+def rewrite(
+    operations: Sequence[Operation],
+    rules: Sequence[Callable[[Sequence[Any]], tuple[int, list[Item]] | None]],
+    alone: Callable[[Operation], Item],
+) -> list[Item]:
+    """The list with every rule applied: what a backend runs in its place.
+
+    A rule looks at the head of what is left and says how many operations it takes and what they become, or None; the
+    first that takes any counts. An operation that no rule takes becomes ``alone`` of it.
+    """
+    items: list[Item] = []
+    at = 0
+    while at < len(operations):
+        rest = operations[at:]
+        taken = next((t for t in (rule(rest) for rule in rules) if t is not None), None)
+        count, become = taken if taken is not None else (1, [alone(rest[0])])
+        items += become
+        at += count
+    return items
+
+
+def begins(rest: Sequence[Operation], *names: str) -> bool:
+    """Whether the list begins with operations of these names."""
+    return len(rest) >= len(names) and all(op.name == n for op, n in zip(rest, names, strict=False))
 
 
 def custom(

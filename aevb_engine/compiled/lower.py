@@ -18,26 +18,14 @@ import numpy as np
 
 from aevb_engine.compiled import hidden, latent, likelihood
 from aevb_engine.kernels.affine import product
-from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
+from aevb_engine.operation import Buffer, Operation, Rows, begins, custom, operation, rewrite
 
 Taken = tuple[int, list[Operation]]  # how many operations a rule took, and what they become
 
 
 def lower(operations: Sequence[Operation]) -> list[Operation]:
     """The operations of one stretch with every rule applied; what no rule takes stays as it is."""
-    out: list[Operation] = []
-    at = 0
-    while at < len(operations):
-        rest = operations[at:]
-        for rule in RULES:
-            taken = rule(rest)
-            if taken is not None:
-                break
-        else:
-            taken = (1, [rest[0]])
-        out += taken[1]
-        at += taken[0]
-    return out
+    return rewrite(operations, RULES, lambda operation: operation)
 
 
 def _loop(name: str, function: Any, *given: Any, writes: tuple[Any, ...]) -> Operation:
@@ -55,12 +43,8 @@ def _single(*buffers: Any) -> bool:
     return all(b.array.dtype == np.float32 for b in buffers)
 
 
-def _names(rest: Sequence[Any], *names: str) -> bool:
-    return len(rest) >= len(names) and all(op.name == n for op, n in zip(rest, names, strict=False))
-
-
 def _affine_tanh(rest: Sequence[Any]) -> Taken | None:
-    if not _names(rest, "affine", "tanh"):
+    if not begins(rest, "affine", "tanh"):
         return None
     x, weight, bias, y = rest[0].arguments
     if rest[1].arguments != (y, y) or not _single(y):
@@ -72,14 +56,14 @@ def _latent(rest: Sequence[Any]) -> Taken | None:
     """The encoder's head and everything up to z, with kl or the log-densities."""
     if len(rest) < 3 or rest[2].name not in ("noise", "noise_by_sample"):
         return None
-    if not _names([rest[0], rest[1], *rest[3:]], "affine", "standard_deviation", "reparameterize"):
+    if not begins([rest[0], rest[1], *rest[3:]], "affine", "standard_deviation", "reparameterize"):
         return None
     x, weight, bias, head = rest[0].arguments
     sigma = rest[1].arguments[1]
     eps, z = rest[3].arguments[2:]
-    if _names(rest[4:], "kl"):
+    if begins(rest[4:], "kl"):
         count, function, last = 5, latent.forward, rest[4].arguments[-1:]
-    elif _names(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
+    elif begins(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
         count, function, last = 6, latent.forward_mc, rest[4].arguments[-1:] + rest[5].arguments[-1:]
     else:
         return None
@@ -122,11 +106,11 @@ def _heads(rest: Sequence[Any]) -> Taken | None:
 
 
 def _tanh_backward(rest: Sequence[Any]) -> Taken | None:
-    if _names(rest, "tanh_backward"):
+    if begins(rest, "tanh_backward"):
         h, _, dh = rest[0].arguments
         if _single(h):
             return 1, [_loop("tanh_backward", hidden.tanh_backward(), h, dh, writes=(dh,))]
-    if _names(rest, "weigh", "tanh_backward"):
+    if begins(rest, "weigh", "tanh_backward"):
         weight, dh, out = rest[0].arguments
         h, _, target = rest[1].arguments
         if dh is out is target and _single(h):
@@ -136,7 +120,7 @@ def _tanh_backward(rest: Sequence[Any]) -> Taken | None:
 
 
 def _latent_backward(rest: Sequence[Any]) -> Taken | None:
-    if not _names(rest, "reparameterize_backward", "kl_backward"):
+    if not begins(rest, "reparameterize_backward", "kl_backward"):
         return None
     dz, sigma, eps, _, dmu, dlogvar = rest[0].arguments
     mu, _, weight, *_ = rest[1].arguments
@@ -147,7 +131,7 @@ def _latent_backward(rest: Sequence[Any]) -> Taken | None:
 
 
 def _latent_backward_mc(rest: Sequence[Any]) -> Taken | None:
-    if not _names(rest, "prior_backward", "reparameterize_backward", "add_constant"):
+    if not begins(rest, "prior_backward", "reparameterize_backward", "add_constant"):
         return None
     weight, z, _, _ = rest[0].arguments
     dz, sigma, eps, _, dmu, dlogvar = rest[1].arguments

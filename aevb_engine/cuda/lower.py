@@ -34,7 +34,7 @@ from aevb_engine.kernels.relu import bias_relu, weighted_relu_backward
 from aevb_engine.kernels.rows import add
 from aevb_engine.kernels.softplus import bias_softplus, weighted_softplus_backward
 from aevb_engine.kernels.tanh import bias_tanh, weighted_tanh_backward
-from aevb_engine.operation import Buffer, Operation, Rows
+from aevb_engine.operation import Buffer, Operation, Rows, begins, rewrite
 
 BIAS_ACTIVATION = {"tanh": bias_tanh, "relu": bias_relu, "softplus": bias_softplus}
 WEIGHTED_BACKWARD = {
@@ -70,19 +70,7 @@ Taken = tuple[int, list[Item]]  # how many operations a rule took, and what they
 
 def lower(operations: Sequence[Operation]) -> list[Item]:
     """The operations of one stretch, in order, as launches, products and array code."""
-    items: list[Item] = []
-    at = 0
-    while at < len(operations):
-        rest = operations[at:]
-        for rule in RULES:
-            taken = rule(rest)
-            if taken is not None:
-                break
-        else:
-            taken = (1, [_alone(rest[0])])
-        items += taken[1]
-        at += taken[0]
-    return items
+    return rewrite(operations, RULES, _alone)
 
 
 def _alone(op: Operation) -> Item:
@@ -168,10 +156,6 @@ CUSTOM: dict[str, Callable[[Operation], Item | None]] = {
 # Rules ------------------------------------------------------------------------------------------------------
 
 
-def _names(rest: Sequence[Operation], *names: str) -> bool:
-    return len(rest) >= len(names) and all(op.name == n for op, n in zip(rest, names, strict=False))
-
-
 def _affine_activation(rest: Sequence[Operation]) -> Taken | None:
     if len(rest) < 2 or rest[0].name != "affine" or rest[1].name not in BIAS_ACTIVATION:
         return None
@@ -184,15 +168,15 @@ def _affine_activation(rest: Sequence[Operation]) -> Taken | None:
 def _latent(rest: Sequence[Operation]) -> Taken | None:
     """The encoder's head and everything up to z, with kl or the log-densities."""
     start = ("affine", "standard_deviation", "noise", "reparameterize")
-    if not _names(rest, *start):
+    if not begins(rest, *start):
         return None
     x, weight, bias, head = rest[0].arguments
     sigma = rest[1].arguments[1]
     eps, z = rest[3].arguments[2:]
     given = (head, bias, *_key(rest[2]), sigma, eps, z)
-    if _names(rest[4:], "kl"):
+    if begins(rest[4:], "kl"):
         return 5, [Product(x, weight, head), Text(sources()["latent"], (*given, rest[4].arguments[-1]))]  # type: ignore[arg-type]
-    if _names(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
+    if begins(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
         densities = (rest[4].arguments[-1], rest[5].arguments[-1])
         return 6, [Product(x, weight, head), Text(sources()["latent_mc"], (*given, *densities))]  # type: ignore[arg-type]
     return None
@@ -233,7 +217,7 @@ def _affine(rest: Sequence[Operation]) -> Taken | None:
 
 
 def _elbo_bound(rest: Sequence[Operation]) -> Taken | None:
-    if not _names(rest, "mean_of_samples", "difference"):
+    if not begins(rest, "mean_of_samples", "difference"):
         return None
     logp, reconstruction = rest[0].arguments
     minuend, kl, bound = rest[1].arguments
@@ -243,13 +227,13 @@ def _elbo_bound(rest: Sequence[Operation]) -> Taken | None:
 
 
 def _monte_carlo_bound(rest: Sequence[Operation]) -> Taken | None:
-    if not _names(rest, "log_weight", "mean_of_samples", "mean_of_samples", "difference"):
+    if not begins(rest, "log_weight", "mean_of_samples", "mean_of_samples", "difference"):
         return None
     densities = rest[0].arguments[:3]
     reconstruction, kl = rest[1].arguments[1], rest[3].arguments[2]
-    if _names(rest[4:], "mean_of_samples"):
+    if begins(rest[4:], "mean_of_samples"):
         return 5, [Text(sources()["elbo_mc_bound"], (*densities, reconstruction, kl, rest[4].arguments[1]))]
-    if _names(rest[4:], "log_mean_exp", "importance_row_weights"):
+    if begins(rest[4:], "log_mean_exp", "importance_row_weights"):
         _, bound, factor, weight = rest[5].arguments
         return 6, [Text(sources()["iwae_bound"], (*densities, factor, weight, reconstruction, kl, bound))]
     return None
@@ -266,7 +250,7 @@ def _weighted_backward(rest: Sequence[Operation]) -> Taken | None:
 
 
 def _latent_backward(rest: Sequence[Operation]) -> Taken | None:
-    if not _names(rest, "reparameterize_backward", "kl_backward"):
+    if not begins(rest, "reparameterize_backward", "kl_backward"):
         return None
     dz, sigma, eps, scratch, dmu, dlogvar = rest[0].arguments
     mu, _, weight, narrow, *_ = rest[1].arguments
@@ -274,7 +258,7 @@ def _latent_backward(rest: Sequence[Operation]) -> Taken | None:
 
 
 def _latent_backward_mc(rest: Sequence[Operation]) -> Taken | None:
-    if not _names(rest, "prior_backward", "reparameterize_backward", "add_constant"):
+    if not begins(rest, "prior_backward", "reparameterize_backward", "add_constant"):
         return None
     weight, z, _, _ = rest[0].arguments
     dz, sigma, eps, scratch, dmu, dlogvar = rest[1].arguments
@@ -287,7 +271,7 @@ def _latent_backward_mc(rest: Sequence[Operation]) -> Taken | None:
 
 
 def _gather_bernoulli(rest: Sequence[Operation]) -> Taken | None:
-    if not _names(rest, "binarize_words", "gather_bernoulli"):
+    if not begins(rest, "binarize_words", "gather_bernoulli"):
         return None
     data, index = rest[1].arguments[:2]
     return 2, [Text(sources()["gather_bernoulli"], (data, index, *_key(rest[0]), rest[1].arguments[-1]))]

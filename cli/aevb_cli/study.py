@@ -53,6 +53,26 @@ def _shared(chosen: tuple[str, ...]) -> Callable[[F], F]:
     return declare
 
 
+def _outputs(name: str) -> Callable[[F], F]:
+    """Where the study's numbers and figure go, and what is printed."""
+    options = (
+        click.option("--output", metavar="DIR", cls=Section, section="Output",
+                     help=f"Folder for {name}.json and {name}.png. [study-{name}]"),
+        click.option("--no-figures", is_flag=True, cls=Section, section="Output", help="Draw no figure."),
+        click.option("--json", "as_json", is_flag=True, cls=Section, section="Output",
+                     help="Print the result as one JSON object on stdout."),
+        click.option("--quiet", is_flag=True, cls=Section, section="Output",
+                     help="Print nothing but errors (and the object of --json)."),
+    )  # fmt: skip
+
+    def declare(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return declare
+
+
 def _given(ctx: click.Context, chosen: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
     """Values of those options that the user gave."""
     asked = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
@@ -77,13 +97,7 @@ def _given(ctx: click.Context, chosen: tuple[str, ...], values: dict[str, Any]) 
 @click.option("--steps", type=int, metavar="N", cls=Section, section="Study",
               help="Training steps before the measurement. [0]")  # fmt: skip
 @_shared(SHARED)
-@click.option("--output", metavar="DIR", cls=Section, section="Output",
-              help="Folder for variance.json and variance.png. [study-variance]")  # fmt: skip
-@click.option("--no-figures", is_flag=True, cls=Section, section="Output", help="Draw no figure.")
-@click.option("--json", "as_json", is_flag=True, cls=Section, section="Output",
-              help="Print the result as one JSON object on stdout.")  # fmt: skip
-@click.option("--quiet", is_flag=True, cls=Section, section="Output",
-              help="Print nothing but errors (and the object of --json).")  # fmt: skip
+@_outputs("variance")
 @debug_option
 @click.pass_context
 def variance(ctx: click.Context, /, minibatch: str, latent_samples: str, replicates: int, **values: Any) -> None:
@@ -168,13 +182,7 @@ def _print(record: dict[str, Any]) -> None:
 @click.option("--chains", type=int, default=16, metavar="K", cls=Section, section="Study",
               help="Its chains a data point. [16]")  # fmt: skip
 @_shared(LEARNERS)
-@click.option("--output", metavar="DIR", cls=Section, section="Output",
-              help="Folder for learners.json and learners.png. [study-learners]")  # fmt: skip
-@click.option("--no-figures", is_flag=True, cls=Section, section="Output", help="Draw no figure.")
-@click.option("--json", "as_json", is_flag=True, cls=Section, section="Output",
-              help="Print the result as one JSON object on stdout.")  # fmt: skip
-@click.option("--quiet", is_flag=True, cls=Section, section="Output",
-              help="Print nothing but errors (and the object of --json).")  # fmt: skip
+@_outputs("learners")
 @debug_option
 @click.pass_context
 def learners(ctx: click.Context, /, rows: int, temperatures: int, chains: int, **values: Any) -> None:
