@@ -31,6 +31,7 @@ from aevb_engine.objectives.program import Feed, Pass, Program
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
+from aevb_engine.training.pruning import select_columns
 
 BLOCK = 50  # steps between two looks of the host
 CHUNK = 1 << 15  # parameters an optimizer pass takes at a time: gradient, state and scratch stay in the cache
@@ -248,7 +249,9 @@ class TrainingStep:
         seed: int,
         decay: float = 0.0,
         threads: int = 1,
+        columns: Any = None,
     ) -> None:
+        """``columns``: those of the data that a model with a narrower encoder reads."""
         self.model = model
         backend: Backend = model.backend
         self.backend = backend
@@ -272,6 +275,8 @@ class TrainingStep:
         program = self.program
         self.first += program.prepare
         read = read_batch(ws, drawn, batch_pass.x, data, seed)
+        if columns is not None:
+            read.append(select_columns(batch_pass.x, columns, batch_pass.encoder_input))
         self.rows = [*read, *program.rows]
         self.visit = [*read, *program.visit, *program.rows]
         self.last = [record(ws, clock)]
