@@ -1,4 +1,4 @@
-"""What stands beside a product in the network, in one loop: columns, bias and tanh, row weights and its derivative."""
+"""What follows a product inside the network, in one loop: bias and tanh, and the row weights with tanh's derivative."""
 
 from __future__ import annotations
 
@@ -11,23 +11,6 @@ from aevb_engine.compiled.elementary import elementary
 from aevb_engine.jit import compiled
 
 ONE = np.float32(1)
-
-
-@cache
-def select_columns() -> Any:
-    """``loop(x, runs, live)``: the columns ``runs[i, 0]`` to ``runs[i, 1]`` of x, one run after the other."""
-
-    def loop(x: Any, runs: Any, live: Any) -> None:
-        for r in range(x.shape[0]):
-            row, out, at = x[r], live[r], 0
-            for i in range(runs.shape[0]):
-                lo, count = runs[i, 0], runs[i, 1] - runs[i, 0]
-                part, into = row[lo : lo + count], out[at : at + count]
-                for c in range(count):
-                    into[c] = part[c]
-                at += count
-
-    return compiled(loop)
 
 
 @cache

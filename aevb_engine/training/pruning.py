@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine import jit
-from aevb_engine.compiled import hidden
 from aevb_engine.model.model import Model
 from aevb_engine.objectives.base import Objective
 from aevb_engine.operation import Buffer, Operation, Rows, custom
@@ -61,9 +59,6 @@ def select_columns(x: Buffer, columns: npt.NDArray[np.int64], live: Buffer) -> O
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         source, target = x.view(rows), live.view(rows)
-        if jit.available():
-            loop = hidden.select_columns()
-            return lambda: loop(source, runs, target)
         places = np.concatenate([[0], np.cumsum(runs[:, 1] - runs[:, 0])])
         pairs = [
             (target[:, at:to], source[:, lo:hi]) for at, to, (lo, hi) in zip(places, places[1:], runs, strict=False)
@@ -75,7 +70,7 @@ def select_columns(x: Buffer, columns: npt.NDArray[np.int64], live: Buffer) -> O
 
         return run
 
-    return custom("select_columns", bind, (x,), (live,))
+    return custom("select_columns", bind, (x,), (live,), runs=runs)
 
 
 class Pruned:
