@@ -202,7 +202,7 @@ def introduction(session: Session) -> str:
     threads = f"{config.threads} thread" + ("s" if config.threads != 1 else "")
     pruned = session.trainer.pruned
     if pruned:
-        threads += f", {data.dim - len(pruned.columns)} columns that are always zero left out of the first product"
+        threads += f", {len(pruned.columns)} of {data.dim} columns in the first product"  # the others are always zero
     return (
         f"{config.dataset} {len(data.train):,} + {len(data.test):,} rows, {config.decoder} decoder, {hidden}, "
         f"{session.model.parameters.size:,} parameters, {config.optimizer} {config.lr:g}, {threads}"
