@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from aevb_engine import jit
-from aevb_engine.backend.base import Backend, Call
+from aevb_engine.backend.base import Backend, Call, Plan, Replay
+from aevb_engine.errors import BackendError
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.kernels.philox import key, stream_id
@@ -33,6 +34,8 @@ from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
 
 BLOCK = 50  # steps between two looks of the host
+REPLAYED_BLOCK = 500  # where a step takes microseconds; the loop takes fewer of long steps
+LARGEST_BLOCK = 5000  # of the persistent path: an epoch in one launch
 CHUNK = 1 << 15  # parameters an optimizer pass takes at a time: gradient, state and scratch stay in the cache
 
 
@@ -56,7 +59,9 @@ class Clock:
         self.row = ws.table("row", 1, dtype=np.int64)  # number of the batch's first row in the noise
         self.orders = ws.table("orders", block, ws.batch, dtype=np.int64)
         self.rates = ws.table("rates", block, width)
-        self.metrics = ws.table("metrics", block, 3, dtype=np.float64)
+        # First what the host has to know of the block: the sum of the parameters, and what the path notes.
+        self.report = ws.table("metrics", 1 + block, 3, dtype=np.float64)
+        self.metrics = self.report.part(slice(1, None))
         self.index = ws.one("index", dtype=np.int64)
         self.coef = ws.table("coef", width)
         self.extra = self.coef.part(slice(width - extra, None))
@@ -248,8 +253,11 @@ class TrainingStep:
         seed: int,
         decay: float = 0.0,
         threads: int = 1,
+        plan: Plan | None = None,
     ) -> None:
         self.model = model
+        self.plan = plan = plan or Plan()
+        self.warnings: list[str] = []  # one where the plan's path cannot run
         backend: Backend = model.backend
         self.backend = backend
         self.ws = ws = Workspace(backend, batch, samples, model.dtype)
@@ -257,7 +265,9 @@ class TrainingStep:
         self.optimizer = optimizer
         self.objective = chosen = objective(objective_name)
         extra = len(chosen.coefficients(1))
-        self.clock = clock = Clock(ws, BLOCK, len(optimizer.coefficients(1, 1.0)), extra)
+        count = int(data.data.array.shape[0])
+        self.block = block_length(plan.path, count * chosen.updates // batch)
+        self.clock = clock = Clock(ws, self.block, len(optimizer.coefficients(1, 1.0)), extra)
         batch_pass = Pass(model, ws, gradient=True)
         batch_pass.noise = [draw_noise(clock, batch_pass.eps, seed, "noise", ahead=True)]
         self.first = [advance(clock)]
@@ -266,7 +276,6 @@ class TrainingStep:
             drawn = copy.copy(clock)
             drawn.step = ws.table("visit", 1, dtype=np.int64)
             self.first.append(count_visits(clock, drawn.step, chosen.updates))
-        count = int(data.data.array.shape[0])
         batch_pass.feed = Feed(count, seed, clock.index, drawn.step, clock.row, clock.extra)
         self.program: Program = chosen.build(batch_pass)
         program = self.program
@@ -283,14 +292,49 @@ class TrainingStep:
             lo, hi = _range(part)
             operations.append(update_range(model, optimizer, self.state, clock, decay, lo, hi))
             self.parameters.append(operations)
-        update = [backend.bind(part, everything) for part in self.parameters]
+        self.phases: list[list[list[Call]]] = []
+        self.visit_phases = self.phases
+        self._replays: list[Replay] = []  # of the first step on a batch; of the others where they differ
+        if plan.path != "eager":
+            self._replay(everything)
+        if not self._replays:
+            self._bind(everything, shares(batch, threads))
+
+    @property
+    def differs(self) -> bool:
+        """Whether the first step on a batch does more than the others."""
+        return bool(self.program.visit or self.program.leave)
+
+    def _bind(self, everything: Rows, row_shares: list[Rows]) -> None:
+        """Every phase, call by call."""
+        backend, products = self.backend, self.plan.products
+        update = [backend.bind(part, everything, products) for part in self.parameters]
 
         def phases(rows: list[Operation], last: list[Operation]) -> list[list[list[Call]]]:
-            row_shares = [backend.bind(rows, share) for share in shares(batch, threads)]
-            return [[backend.bind(self.first, everything)], row_shares, update, [backend.bind(last, everything)]]
+            bound = [backend.bind(rows, share, products) for share in row_shares]
+            first = backend.bind(self.first, everything, products)
+            return [[first], bound, update, [backend.bind(last, everything, products)]]
 
         self.phases = phases(self.rows, self.last)
-        self.visit_phases = phases(self.visit, self.leave) if program.visit or program.leave else self.phases
+        self.visit_phases = phases(self.visit, self.leave) if self.differs else self.phases
+
+    def _replay(self, everything: Rows) -> None:
+        """The whole step on the plan's path; where it cannot run, an error or a warning and the eager path."""
+
+        def made(rows: list[Operation], last: list[Operation]) -> Replay:
+            updates = [operation for part in self.parameters for operation in part]
+            return self.backend.replay(self.plan, [*self.first, *rows, *updates, *last], everything)
+
+        try:
+            both = [made(self.visit, self.leave)]
+            both += [made(self.rows, self.last)] if self.differs else []
+            self._replays = both
+        except BackendError as error:
+            if self.plan.strict:
+                raise
+            self.warnings.append(f"{error}; the steps run eagerly")
+            self.plan = replace(self.plan, path="eager")
+            self.block = min(self.block, BLOCK)
 
     def coefficients(self, step: int, lr: float) -> list[float]:
         """A row of the table of rates: the numbers of the optimizer, then of the objective; steps count from 1."""
@@ -301,14 +345,41 @@ class TrainingStep:
         """Run ``times`` steps of the block; ``first``: steps done before, which tells where a batch begins."""
         updates = self.objective.updates
         if updates == 1:
-            self.backend.run(self.visit_phases, times)
+            self._run(True, times)
             return
         done = 0
         while done < times:
             place = (first + done) % updates
             count = 1 if place == 0 else min(updates - place, times - done)
-            self.backend.run(self.visit_phases if place == 0 else self.phases, count)
+            self._run(place == 0, count)
             done += count
+
+    def _run(self, visit: bool, times: int) -> None:
+        if self._replays:
+            self._replays[0 if visit else -1].run(times)
+        else:
+            self.backend.run(self.visit_phases if visit else self.phases, times)
+
+    def report(self) -> None:
+        """After the steps of a block: the head of its report, without waiting for it."""
+        head = self.clock.report.array
+        with np.errstate(all="ignore"):
+            head[:1, 0] = self.model.parameters.theta.sum()
+        for place, replay in enumerate(self._replays, 1):
+            replay.note(head[:1, place : place + 1])
+
+    def check(self, head: Any) -> bool:
+        """The head of the report, read by the host: whether the parameters are finite. BackendError for lost steps."""
+        for noted, replay in zip(head[1:], self._replays, strict=False):
+            replay.check(float(noted))
+        return bool(np.isfinite(head[0]))
+
+
+def block_length(path: str, epoch: int) -> int:
+    """Steps between two looks of the host, at most; an epoch has ``epoch`` steps."""
+    if path == "persistent":
+        return max(REPLAYED_BLOCK, min(epoch, LARGEST_BLOCK))
+    return REPLAYED_BLOCK if path == "graph" else BLOCK
 
 
 def _range(part: list[tuple[GradientPiece, int, int]]) -> tuple[int, int]:
