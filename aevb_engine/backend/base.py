@@ -20,12 +20,12 @@ class Plan:
 
     ``path``: eager, launch by launch; graph, captured and replayed; persistent, many steps in one kernel.
     ``products``: fp32, or tf32 where inputs of products are rounded to 10 bits. ``strict``: a path that cannot run is
-    an error; else the step runs eagerly, with a warning.
+    an error with this mend; without one the step runs eagerly, with a warning.
     """
 
     path: str = "eager"
     products: str = "fp32"
-    strict: bool = False
+    strict: str = ""
 
 
 class Replay(Protocol):

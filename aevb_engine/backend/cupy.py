@@ -64,7 +64,7 @@ class CupyBackend:
         functions: dict[str, Any] = {}
         if launches:
             used = [t.source for t in items if isinstance(t, Text)]
-            code = module(used, _number(launches.values()))
+            code = module(used, number(launches.values()))
             compiled = self.xp.RawModule(code=code, options=OPTIONS)
             functions = {s.name: compiled.get_function(s.name) for s in used}
         rounded = self._in_tf32 if products == "tf32" else lambda call: call
@@ -125,7 +125,7 @@ def _launch(function: Any, launch: Launch) -> Call:
     return lambda: function(grid, block, args)
 
 
-def _number(launches: Any) -> Any:
+def number(launches: Any) -> Any:
     """float32 or float64: the type of the arrays among the arguments; small integer tables do not count."""
     for launch in launches:
         for argument in launch.args:

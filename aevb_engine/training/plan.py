@@ -49,7 +49,10 @@ def choose_plan(
     path = "graph" if graph else trainer
     if path == "auto":
         path = fastest(multiply_adds, products)
-    return Plan(path, products, strict=graph or resumed)
+    strict = "leave out --graph to run the steps eagerly" if graph else ""
+    if resumed:
+        strict = f"the run began with trainer {path}: resume it where that runs, or start anew with --trainer eager"
+    return Plan(path, products, strict)
 
 
 def multiply_adds(model: Model, rows: int) -> int:

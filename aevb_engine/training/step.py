@@ -331,7 +331,7 @@ class TrainingStep:
             self._replays = both
         except BackendError as error:
             if self.plan.strict:
-                raise
+                raise BackendError(f"{error}; {self.plan.strict}") from error
             self.warnings.append(f"{error}; the steps run eagerly")
             self.plan = replace(self.plan, path="eager")
             self.block = min(self.block, BLOCK)
