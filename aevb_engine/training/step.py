@@ -294,20 +294,15 @@ class TrainingStep:
             self.parameters.append(operations)
         self.phases: list[list[list[Call]]] = []
         self.visit_phases = self.phases
-        self._replays: list[Replay] = []  # of the first step on a batch; of the others where they differ
+        self.replay: Replay | None = None  # of every step, in place of the phases
         if plan.path != "eager":
             self._replay(everything)
-        if not self._replays:
+        if self.replay is None:
             self._bind(everything, shares(batch, threads))
-
-    @property
-    def differs(self) -> bool:
-        """Whether the first step on a batch does more than the others."""
-        return bool(self.program.visit or self.program.leave)
 
     def _bind(self, everything: Rows, row_shares: list[Rows]) -> None:
         """Every phase, call by call."""
-        backend, products = self.backend, self.plan.products
+        backend, products, program = self.backend, self.plan.products, self.program
         update = [backend.bind(part, everything, products) for part in self.parameters]
 
         def phases(rows: list[Operation], last: list[Operation]) -> list[list[list[Call]]]:
@@ -316,19 +311,15 @@ class TrainingStep:
             return [[first], bound, update, [backend.bind(last, everything, products)]]
 
         self.phases = phases(self.rows, self.last)
-        self.visit_phases = phases(self.visit, self.leave) if self.differs else self.phases
+        self.visit_phases = phases(self.visit, self.leave) if program.visit or program.leave else self.phases
 
     def _replay(self, everything: Rows) -> None:
         """The whole step on the plan's path; where it cannot run, an error or a warning and the eager path."""
-
-        def made(rows: list[Operation], last: list[Operation]) -> Replay:
-            updates = [operation for part in self.parameters for operation in part]
-            return self.backend.replay(self.plan, [*self.first, *rows, *updates, *last], everything)
-
+        updates = [operation for part in self.parameters for operation in part]
         try:
-            both = [made(self.visit, self.leave)]
-            both += [made(self.rows, self.last)] if self.differs else []
-            self._replays = both
+            if self.objective.updates > 1:
+                raise BackendError(f"trainer {self.plan.path}: the objective uses a batch for several steps")
+            self.replay = self.backend.replay(self.plan, [*self.first, *self.visit, *updates, *self.leave], everything)
         except BackendError as error:
             if self.plan.strict:
                 raise BackendError(f"{error}; {self.plan.strict}") from error
@@ -344,34 +335,31 @@ class TrainingStep:
     def run(self, times: int, first: int = 0) -> None:
         """Run ``times`` steps of the block; ``first``: steps done before, which tells where a batch begins."""
         updates = self.objective.updates
+        if self.replay is not None:
+            self.replay.run(times)
+            return
         if updates == 1:
-            self._run(True, times)
+            self.backend.run(self.visit_phases, times)
             return
         done = 0
         while done < times:
             place = (first + done) % updates
             count = 1 if place == 0 else min(updates - place, times - done)
-            self._run(place == 0, count)
+            self.backend.run(self.visit_phases if place == 0 else self.phases, count)
             done += count
-
-    def _run(self, visit: bool, times: int) -> None:
-        if self._replays:
-            self._replays[0 if visit else -1].run(times)
-        else:
-            self.backend.run(self.visit_phases if visit else self.phases, times)
 
     def report(self) -> None:
         """After the steps of a block: the head of its report, without waiting for it."""
         head = self.clock.report.array
         with np.errstate(all="ignore"):
             head[:1, 0] = self.model.parameters.theta.sum()
-        for place, replay in enumerate(self._replays, 1):
-            replay.note(head[:1, place : place + 1])
+        if self.replay is not None:
+            self.replay.note(head[:1, 1:2])
 
     def check(self, head: Any) -> bool:
         """The head of the report, read by the host: whether the parameters are finite. BackendError for lost steps."""
-        for noted, replay in zip(head[1:], self._replays, strict=False):
-            replay.check(float(noted))
+        if self.replay is not None:
+            self.replay.check(float(head[1]))
         return bool(np.isfinite(head[0]))
 
 
