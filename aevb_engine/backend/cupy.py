@@ -81,8 +81,8 @@ class CupyBackend:
     def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
         from aevb_engine.backend.replay import Graph, Persistent  # few runs need it
 
-        kind: Callable[..., Replay] = {"graph": Graph, "persistent": Persistent}[plan.path]
-        return kind(self.xp, self.stream, operations, rows, plan.products)
+        made: Callable[..., Replay] = Graph if plan.path == "graph" else Persistent
+        return made(self.xp, self.stream, operations, rows, plan.products)
 
     def _product(self, x: Any, weight: Any, y: Any) -> Call:
         matmul = self.xp.matmul

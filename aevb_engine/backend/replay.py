@@ -35,12 +35,13 @@ class Graph:
             self._stream = stream
             self._launches = [(functions[k.name], k.grid, k.block, k.args) for k in made.kernels]
             self.kernels = len(self._launches)
-            self._one = capture(stream, self._enqueue)
-            self._many = capture(stream, lambda: [self._enqueue() for _ in range(STEPS)])
+            self._one = capture(stream, lambda: self._enqueue(1))
+            self._many = capture(stream, lambda: self._enqueue(STEPS))
 
-    def _enqueue(self) -> None:
-        for function, grid, block, args in self._launches:
-            function(grid, block, args)
+    def _enqueue(self, steps: int) -> None:
+        for _ in range(steps):
+            for function, grid, block, args in self._launches:
+                function(grid, block, args)
 
     def run(self, times: int) -> None:
         many, one = divmod(times, STEPS)

@@ -158,7 +158,7 @@ def prepare(
     trainer = Trainer(model, optimizer, resident, settings)
     warnings += trainer.warnings
     if training and backend.name != "cpu":
-        config = replace(config, trainer=trainer.inner.plan.path)  # what a resume goes on with
+        config = replace(config, trainer=trainer.inner.plan.path)  # type: ignore[arg-type] # a resume goes on with it
     test_rows = _resident(backend, model, dataset.test, dataset.scale, False)
     by = judge(chosen)
     test = held_out = None

@@ -49,7 +49,7 @@ class Settings:
     weight_decay: float = 0.0
     seed: int = 0
     threads: int = 1
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
 
 
 @dataclass(frozen=True)

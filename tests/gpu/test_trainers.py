@@ -1,4 +1,4 @@
-"""The ways a GPU runs the steps of training: the same numbers, bit-identical repeats, and errors that say what to do."""
+"""The ways a GPU runs the steps of training: the same numbers, bit-identical repeats, errors that say what to do."""
 
 from __future__ import annotations
 
@@ -73,10 +73,7 @@ def test_every_path_follows_the_cpu(more: dict[str, Any], gpu: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_repeated_and_resumed_steps_have_the_same_bits(path: str, gpu: str) -> None:
     """However the steps are cut into blocks; 70 steps are a long graph and twenty short ones."""
-    if path == "eager":
-        lengths = [[50, 20], [13, 50, 7]]
-    else:
-        lengths = [[70], [13, 57]]
+    lengths = [[50, 20], [13, 50, 7]] if path == "eager" else [[70], [13, 57]]
     found = []
     for cut in lengths:
         s = session(path)

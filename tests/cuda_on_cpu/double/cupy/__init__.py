@@ -258,9 +258,7 @@ runtime = types.SimpleNamespace(
     memGetInfo=lambda: (0, 0),
 )
 driver = types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared: OCCUPANCY)
-cuda = types.SimpleNamespace(
-    runtime=runtime, driver=driver, Stream=_Stream, Device=lambda: types.SimpleNamespace(id=0)
-)
+cuda = types.SimpleNamespace(runtime=runtime, driver=driver, Stream=_Stream, Device=lambda: types.SimpleNamespace(id=0))
 
 
 class _Core(types.SimpleNamespace):
