@@ -11,7 +11,8 @@
 // Shared variables are the only ones in the section .bss (SHIM keeps all others out of it): it is filled anew for every
 // block with what would be noticed, and exchanged as blocks take turns.
 //
-// Not modelled: tensor cores, asynchronous copies, clusters, coalescing, weak memory.
+// A tensor core's product has a stand-in after the documented layout of fragments. Not modelled: asynchronous copies,
+// clusters, coalescing, weak memory.
 #pragma once
 
 #include <csetjmp>
@@ -32,6 +33,8 @@
 #define __shared__ static
 #define SHIM static __attribute__((section("shim_state")))
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define TENSOR_CORE_STAND_IN
 
 using std::exp;
 using std::expm1;
@@ -378,4 +381,47 @@ inline float __uint_as_float(unsigned int bits)
     float x;
     std::memcpy(&x, &bits, sizeof x);
     return x;
+}
+
+// A tensor core's product of TF32 ------------------------------------------------------------------------------
+
+// cvt.rna.tf32: to 10 bits of mantissa, to nearest, ties away from zero.
+inline float stand_in_tf32(float x)
+{
+    const unsigned int bits = __float_as_uint(x);
+    return (bits & 0x7f800000u) == 0x7f800000u ? x : __uint_as_float((bits + 0x1000u) & ~0x1fffu);
+}
+
+// The number each lane of the warp offers.
+inline void stand_in_gather(float value, float (&all)[32])
+{
+    const int first = shim::current / shim::WARP * shim::WARP;
+    if (__float_as_uint(value) & 0x1fffu) {
+        std::fprintf(stderr, "runtime error: a tensor core was given a number with more than 10 bits of mantissa\n");
+        std::abort();
+    }
+    __shfl_sync(0xffffffffu, value, 0);
+    for (int lane = 0; lane < shim::WARP; lane++)
+        std::memcpy(&all[lane], &shim::offered[first + lane], sizeof value);
+}
+
+// mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32, fragments as in the PTX documentation: with g = lane / 4 and
+// t = lane % 4, a (16 x 8, row by row) at (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4); b (8 x 8) at (t, g), (t + 4, g);
+// c (16 x 8) at (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
+inline void stand_in_mma(float* c, const float* a, const float* b)
+{
+    float all_a[4][32], all_b[2][32];
+    for (int i = 0; i < 4; i++)
+        stand_in_gather(a[i], all_a[i]);
+    for (int i = 0; i < 2; i++)
+        stand_in_gather(b[i], all_b[i]);
+    const int lane = shim::current % shim::WARP, g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+        const int row = g + i / 2 * 8, column = 2 * t + i % 2;
+        for (int k = 0; k < 8; k++) {
+            const float x = all_a[row / 8 + k / 4 * 2][row % 8 * 4 + k % 4];
+            const float y = all_b[k / 4][column * 4 + k % 4];
+            c[i] += x * y;
+        }
+    }
 }
