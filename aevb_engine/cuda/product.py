@@ -254,7 +254,9 @@ class Product:
         place = self.array(coef, "").removesuffix("[0]")
         used = [int(i) for i in re.findall(r"\bcoef\[(\d+)\]", plugin.cuda)]
         if used and len(used) == len(re.findall(r"\bcoef\b", plugin.cuda)):  # read once, not for every element
-            self.before.append(f"const T coef[{max(used) + 1}] = {{{', '.join(f'{place}[{i}]' for i in range(max(used) + 1))}}};")
+            self.before.append(
+                f"const T coef[{max(used) + 1}] = {{{', '.join(f'{place}[{i}]' for i in range(max(used) + 1))}}};"
+            )
         else:
             self.before.append(f"const T* const coef = {place};")
         self.element += [f"T {name} = {at};" for name, at in zip(names, arrays, strict=True)]
@@ -263,7 +265,13 @@ class Product:
         self.element += [f"{at} = {name};" for name, at in zip(names, arrays, strict=True)]
 
     def log_prob(
-        self, plugin: Likelihood, label: str, x: Any, heads: Sequence[tuple[Any, ...]], parts: Any, dheads: Sequence[Any]
+        self,
+        plugin: Likelihood,
+        label: str,
+        x: Any,
+        heads: Sequence[tuple[Any, ...]],
+        parts: Any,
+        dheads: Sequence[Any],
     ) -> None:
         """The plugin's log p(x | heads) into parts (tiles of columns, rows), its gradient by each head into dheads.
 
@@ -273,7 +281,9 @@ class Product:
         self.parts.add("reduce.cuh")
         self.device = f"namespace {label} {{\n{plugin.cuda.strip()}\n}}\n"
         place = self.array(x, "nc")
-        self.before.append(f"const int samples = size_r / size_n;\nT value[$count];".replace("$count", str(self._count)))
+        self.before.append(
+            f"const int samples = size_r / size_n;\nT value[$count];".replace("$count", str(self._count))
+        )
         self.before += ["#pragma unroll", f"for (int i = 0; i < {self._count}; i++)", "    value[i] = 0;"]
         self.element += ["const int index_n = index_r / samples;", f"const T x = {place};"]
         names = []
@@ -284,7 +294,9 @@ class Product:
                 scale = f"(T){head.scale!r} * " if head.scale != 1 else ""
                 self.element.append(f"const T head{i} = {scale}(sum{number}[i] + {self.array(bias, 'c')});")
             else:
-                self.element.append(f"const T head{i} = {self.array(given[0], 'c' if head.source == 'per_dim' else '')};")
+                self.element.append(
+                    f"const T head{i} = {self.array(given[0], 'c' if head.source == 'per_dim' else '')};"
+                )
         self.element.append(f"value[i] = {label}::log_prob<T>({', '.join(['x', *names])});")
         if dheads:
             slopes = [f"d{name}" for name in names]

@@ -402,7 +402,7 @@ inline void stand_in_gather(float value, float (&all)[32])
     }
     __shfl_sync(0xffffffffu, value, 0);
     for (int lane = 0; lane < shim::WARP; lane++)
-        std::memcpy(&all[lane], &shim::offered[first + lane], sizeof value);
+        std::memcpy(&all[lane], &shim::fibers[first + lane]->offered, sizeof value);
 }
 
 // mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32, fragments as in the PTX documentation: with g = lane / 4 and

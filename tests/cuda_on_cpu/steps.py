@@ -71,7 +71,9 @@ def operations(s: Session) -> list[Operation]:
 
 
 def members_of(s: Session) -> list[Member]:
-    return members(texts(operations(s)), Rows(0, s.trainer.inner.ws.batch))
+    from aevb_engine.cuda.own import own
+
+    return members(own(operations(s)), Rows(0, s.trainer.inner.ws.batch))
 
 
 class Memory:
