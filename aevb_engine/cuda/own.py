@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 
 from aevb_engine.cuda import lower
-from aevb_engine.cuda.launch import Source
+from aevb_engine.cuda.launch import Parameter
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
 from aevb_engine.cuda.product import Product, address, view
 from aevb_engine.cuda.source import generate
-from aevb_engine.kernel import Kernel
 from aevb_engine.kernels.rows import sum_of_parts
 from aevb_engine.operation import Buffer, Operation, begins, rewrite
 
@@ -304,8 +303,50 @@ class _Step:
     # Afterwards -----------------------------------------------------------------------------------------------
 
     def used(self, items: list[Text | Operation]) -> list[Text | Operation]:
-        """The list with log p taken in parts where the next to read it can, and without what nobody reads."""
+        """The list with log p taken in parts where the one who reads it can, and without what nobody reads."""
+        for logp, parts in self.parts:
+            reading = [i for i, item in enumerate(items) if _reads(item, logp)]
+            taken = {i: _of_parts(items[i], logp, parts) for i in reading}
+            if all(text is not None for text in taken.values()):
+                items = [taken.get(i) or item for i, item in enumerate(items) if not _writes_only(item, logp)]
         return items
+
+
+def _reads(item: Text | Operation, array: Any) -> bool:
+    if isinstance(item, Operation):
+        return any(overlap(a, array) for a in _arrays(item.reads))
+    return any(overlap(a, array) for a, p in _named(item) if not p.written)
+
+
+def _writes_only(item: Text | Operation, array: Any) -> bool:
+    written = [a for a, p in _named(item) if p.written] if isinstance(item, Text) else []
+    return len(written) == 1 and extent(written[0]) == extent(array)
+
+
+def _named(text: Text) -> list[tuple[Any, Parameter]]:
+    """The arrays of a launch with what the source says of them."""
+    of = {p.name: p for p in text.source.parameters if p.kind == "array"}
+    pairs = zip(text.source.accepts, text.given, strict=True)
+    return [(g.array if isinstance(g, Buffer) else g, of[name]) for name, g in pairs if name in of]
+
+
+def _of_parts(item: Text | Operation, logp: Any, parts: Any) -> Text | None:
+    """A text of (b, l) that reads log p once, by what the tiles left of it; None where it is no such text."""
+    once = "logp_[(long long)b * logp_b + (long long)l * logp_l]"
+    parameters = "const T* logp_, int logp_b, int logp_l"
+    if not isinstance(item, Text) or item.source.text.count(once) != 1 or parameters not in item.source.text:
+        return None
+    given = [g.array if isinstance(g, Buffer) else g for g in item.given]
+    at = item.source.accepts.index("logp")
+    if [i for i, g in enumerate(given) if hasattr(g, "shape") and overlap(g, logp)] != [at]:
+        return None
+    name = f"{item.source.name}_of_parts"
+    place = "logp_ + (long long)b * logp_b + (long long)l * logp_l"
+    text = item.source.text.replace(once, f"sum_apart({place}, logp_p, size_p)").replace(item.source.name, name)
+    text = text.replace(parameters, "const T* logp_, int logp_p, int logp_b, int logp_l")
+    text = text.replace("int size_b,", "int size_p, int size_b,")
+    given[at] = parts.reshape(parts.shape[0], *given[at].shape)
+    return Text(replace(item.source, name=name, text=text), tuple(given))
 
 
 def _values(op: Operation) -> list[Any]:
