@@ -83,9 +83,13 @@ def captured(stages: Sequence[Sequence[Member]], dtype: Any, most_blocks: int = 
         if grid == blocks:
             loop = f"    const unsigned int v = blockIdx.x;\n{indent(work)}"
         else:
-            loop = f"    for (unsigned int v = blockIdx.x; v < {blocks}u; v += {grid}u) {{\n{indent(indent(work))}    }}\n"
+            loop = (
+                f"    for (unsigned int v = blockIdx.x; v < {blocks}u; v += {grid}u) {{\n{indent(indent(work))}    }}\n"
+            )
         parameters = ", ".join(f"{kind} {parameter}" for (_, kind), parameter in arguments.items())
-        texts.append(f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}({parameters})\n{{\n{loop}}}\n')
+        texts.append(
+            f'extern "C" __global__ void __launch_bounds__({THREADS}, 1) {name}({parameters})\n{{\n{indent(loop)}}}\n'
+        )
         kernels.append(Kernel(name, (grid, 1, 1), (THREADS, 1, 1), tuple(given)))
     sources = [m.source for stage in stages for m in stage]
     return Captured("\n".join([*prelude(sources, dtype), *bodies.texts.values(), *texts]), tuple(kernels))

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from aevb_engine.cuda import lower
-from aevb_engine.cuda.launch import Source
+from aevb_engine.cuda.handwritten import sources
+from aevb_engine.cuda.launch import Parameter
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
 from aevb_engine.cuda.product import Product, address, view
 from aevb_engine.cuda.source import generate
-from aevb_engine.kernel import Kernel
 from aevb_engine.kernels.rows import sum_of_parts
 from aevb_engine.operation import Buffer, Operation, begins, rewrite
 
@@ -103,6 +103,7 @@ class _Step:
         self.tensor_cores = tensor_cores
         self.updated: list[tuple[int, int]] = []  # addresses of gradients whose parameters are updated already
         self.parts: list[tuple[Any, Any]] = []  # logp and its parts by tile of columns
+        self.unread: list[Any] = []  # what a rule no longer reads: made in vain unless another does
 
     def product(self, a: Any, factors: Sequence[Any], label: str, last: Any = None) -> Product:
         if self.tensor_cores and np.dtype(a.dtype) != np.float32:
@@ -132,7 +133,9 @@ class _Step:
         arrays = {view(y): y}
         product.element.append(f"T v0 = {start};")
         count = 1
-        while count < len(rest) and lower._heads(rest[count:]) is None and self._follows(rest[count], y, known, touched):
+        while (
+            count < len(rest) and lower._heads(rest[count:]) is None and self._follows(rest[count], y, known, touched)
+        ):
             kernel, given = rest[count].kernel, _values(rest[count])
             assert kernel is not None
             product.elementwise(kernel, given, known)
@@ -211,6 +214,7 @@ class _Step:
         dheads = [d.array.reshape(rows, columns) for d in f["dheads"]]
         product.log_prob(plugin, label, cube.reshape(-1, columns), given, parts, dheads)
         self.parts.append((logp, parts))
+        self.unread += [op.arguments[2].array for op in rest[:count] if op.name == "affine"]  # type: ignore[union-attr]
         return count, [Text(*product.text()), Text(generate(sum_of_parts), (parts, logp.reshape(rows)))]
 
     def weight(self, rest: Sequence[Operation]) -> Taken | None:
@@ -304,8 +308,112 @@ class _Step:
     # Afterwards -----------------------------------------------------------------------------------------------
 
     def used(self, items: list[Text | Operation]) -> list[Text | Operation]:
-        """The list with log p taken in parts where the next to read it can, and without what nobody reads."""
+        """The list with log p taken in parts where all who read it can, without what nobody reads, and merged."""
+        for logp, parts in self.parts:
+            reading = [i for i, item in enumerate(items) if _reads(item, logp)]
+            taken = {i: _of_parts(items[i], logp, parts) for i in reading}
+            if all(text is not None for text in taken.values()):
+                items = [taken.get(i) or item for i, item in enumerate(items)]
+                self.unread.append(logp)
+        for array in self.unread:
+            if not any(_reads(item, array) for item in items):
+                items = [item for item in items if not _writes_only(item, array)]
+        return _read_at_cursor(items)
+
+
+ADVANCED = """\
+{
+    const long long s = cursor_[0] < 0 ? 0 : cursor_[0] < size_s ? cursor_[0] : size_s - 1;
+    if (blockIdx.x == 0 && blockIdx.y == 0) {
+        const int first = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+        for (int i = first; i < size_r; i += threads)
+            index_[(long long)i * index_r] = orders_[s * orders_s + (long long)i * orders_r];
+        for (int i = first; i < size_m; i += threads)
+            coef_[(long long)i * coef_m] = rates_[s * rates_s + (long long)i * rates_m];
+    }
+"""
+
+
+def _read_at_cursor(items: list[Text | Operation]) -> list[Text | Operation]:
+    """The start of the step within the first text that reads the rows' numbers: those straight from the table."""
+    at = next((i for i, t in enumerate(items) if isinstance(t, Text) and t.source is sources()["advance"]), None)
+    if at is None:
         return items
+    advance = items[at]
+    assert isinstance(advance, Text)
+    cursor, orders, rates, index, coef = (g.array for g in advance.given)
+    tables = (cursor, orders, rates, index, coef)
+    for i in range(at + 1, len(items)):
+        item = items[i]
+        merged = _after_advance(item, tables) if isinstance(item, Text) and _reads(item, index) else None
+        if merged is not None:
+            return [*items[:at], *items[at + 1 : i], merged, *items[i + 1 :]]
+        if _reads(item, index) or _reads(item, coef) or any(_writes(item, table) for table in tables):
+            return items
+    return items
+
+
+def _after_advance(text: Text, tables: Sequence[Any]) -> Text | None:
+    cursor, orders, rates, index, coef = tables
+    once, parameters = "index_[(long long)r * index_r]", "const long long* index_, int index_r"
+    source = text.source
+    given = [g.array if isinstance(g, Buffer) else g for g in text.given]
+    if source.text.count(once) != 1 or source.text.count(parameters) != 1 or view(given[1]) != view(index):
+        return None
+    if any(_reads(text, table) or _writes(text, table) for table in (orders, rates, coef, cursor)):
+        return None
+    name = f"{source.name}_at_cursor"
+    body = source.text.replace(once, "orders_[s * orders_s + (long long)r * orders_r]").replace(source.name, name)
+    body = body.replace("\n{\n", "\n" + ADVANCED, 1).replace("int size_n,", "int size_s, int size_m, int size_n,")
+    body = body.replace(
+        parameters,
+        "const long long* cursor_, const long long* orders_, int orders_s, int orders_r, const T* rates_, int rates_s,"
+        " int rates_m, long long* index_, int index_r, T* coef_, int coef_m",
+    )
+    return Text(replace(source, name=name, text=body), (given[0], cursor, orders, rates, index, coef, *given[2:]))
+
+
+def _writes(item: Text | Operation, array: Any) -> bool:
+    if isinstance(item, Operation):
+        return any(overlap(a, array) for a in _arrays(item.writes))
+    return any(overlap(a, array) for a, p in _named(item) if p.written)
+
+
+def _reads(item: Text | Operation, array: Any) -> bool:
+    if isinstance(item, Operation):
+        return any(overlap(a, array) for a in _arrays(item.reads))
+    return any(overlap(a, array) for a, p in _named(item) if not p.written)
+
+
+def _writes_only(item: Text | Operation, array: Any) -> bool:
+    written = [a for a, p in _named(item) if p.written] if isinstance(item, Text) else []
+    return len(written) == 1 and extent(written[0]) == extent(array)
+
+
+def _named(text: Text) -> list[tuple[Any, Parameter]]:
+    """The arrays of a launch with what the source says of them."""
+    of = {p.name: p for p in text.source.parameters if p.kind == "array"}
+    pairs = zip(text.source.accepts, text.given, strict=True)
+    return [(g.array if isinstance(g, Buffer) else g, of[name]) for name, g in pairs if name in of]
+
+
+def _of_parts(item: Text | Operation, logp: Any, parts: Any) -> Text | None:
+    """A text of (b, l) that reads log p once, by what the tiles left of it; None where it is no such text."""
+    once = "logp_[(long long)b * logp_b + (long long)l * logp_l]"
+    parameters = "const T* logp_, int logp_b, int logp_l"
+    if not isinstance(item, Text) or item.source.text.count(once) != 1 or parameters not in item.source.text:
+        return None
+    given = [g.array if isinstance(g, Buffer) else g for g in item.given]
+    at = item.source.accepts.index("logp")
+    if [i for i, g in enumerate(given) if hasattr(g, "shape") and overlap(g, logp)] != [at]:
+        return None
+    name = f"{item.source.name}_of_parts"
+    place = "logp_ + (long long)b * logp_b + (long long)l * logp_l"
+    text = item.source.text.replace(once, f"sum_apart({place}, logp_p, size_p)").replace(item.source.name, name)
+    text = text.replace(parameters, "const T* logp_, int logp_p, int logp_b, int logp_l")
+    text = text.replace("int size_b,", "int size_p, int size_b,")
+    given[at] = parts.reshape(parts.shape[0], *given[at].shape)
+    return Text(replace(item.source, name=name, text=text), tuple(given))
 
 
 def _values(op: Operation) -> list[Any]:

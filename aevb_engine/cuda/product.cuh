@@ -12,38 +12,39 @@ struct __align__(16) Quad {
 // One for all products of a module: chunks of a and b, then the groups' sums, then what an epilogue needs.
 __shared__ __align__(16) T product_scratch[sizeof(T) == 4 ? 8192 : 4224];
 
-// Place (k, w) of the i-th element that a thread brings of a chunk of DEPTH x WIDE. Where k is next to k in memory a warp
-// takes 8 of them from 4 places w: whole sectors, and no two of its stores in one bank.
-template <int WIDE, int DEPTH, bool ALONG_K>
-__device__ __forceinline__ void product_place(int thread, int i, int& k, int& w)
-{
-    if (ALONG_K) {
-        const int unit = i * 8 + thread / 32;
-        k = unit % (DEPTH / 8) * 8 + thread % 8;
-        w = unit / (DEPTH / 8) * 4 + thread % 32 / 8;
-    } else {
-        k = (i * 256 + thread) / WIDE;
-        w = (i * 256 + thread) % WIDE;
+// Where a thread's elements of a chunk of DEPTH x WIDE lie: the i-th at (k + ks(i), w + ws(i)), with ks and ws the same for
+// all threads. Where k is next to k in memory a warp takes 8 of them from 4 places w: whole sectors, and no two of its
+// stores in one bank.
+template <int WIDE, int DEPTH, bool ALONG_K> struct Share {
+    static constexpr int UNITS = DEPTH / 8, WARPS = UNITS < 8 ? UNITS : 8, TURNS = UNITS / WARPS;
+    static __device__ __forceinline__ int k(int thread)
+    {
+        return ALONG_K ? thread / 32 % WARPS * 8 + thread % 8 : thread / WIDE;
     }
-}
+    static __device__ __forceinline__ int w(int thread)
+    {
+        return ALONG_K ? thread / 32 / WARPS * 4 + thread % 32 / 8 : thread % WIDE;
+    }
+    static __device__ __forceinline__ constexpr int ks(int i)
+    {
+        return ALONG_K ? i % TURNS * WARPS * 8 : i * (256 / WIDE);
+    }
+    static __device__ __forceinline__ constexpr int ws(int i) { return ALONG_K ? i / TURNS * (8 / WARPS) * 4 : 0; }
+};
 
-// A thread's share of the chunk at (base_w, base_k) into registers, zero outside; with EXTRA "last" is one more w.
-template <int WIDE, int DEPTH, bool ALONG_K, bool EXTRA, typename N, int COUNT>
+// A thread's share of a chunk into registers, zero outside: p at its first element, of which "left_k" and "left_w" are
+// left to the edges. With EXTRA "last" is one more w.
+template <typename S, bool EXTRA, typename N, int COUNT>
 __device__ __forceinline__ void product_fetch(
-    int thread, const N* p, int p_w, int p_k, const N* last, int last_k, int size_w, int size_k, int base_w,
-    int base_k, N (&held)[COUNT])
+    const N* p, int p_w, int p_k, const N* last, int last_k, int left_w, int left_k, N (&held)[COUNT])
 {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-        int k, w;
-        product_place<WIDE, DEPTH, ALONG_K>(thread, i, k, w);
-        k += base_k;
-        w += base_w;
         held[i] = 0;
-        if (k < size_k && w < size_w)
-            held[i] = p[(long long)w * p_w + (long long)k * p_k];
-        if (EXTRA && k < size_k && w == size_w)
-            held[i] = last[(long long)k * last_k];
+        if (S::ks(i) < left_k && S::ws(i) < left_w)
+            held[i] = p[S::ws(i) * p_w + S::ks(i) * p_k];
+        if (EXTRA && S::ks(i) < left_k && S::ws(i) == left_w)
+            held[i] = last[S::ks(i) * last_k];
     }
 }
 
@@ -60,15 +61,12 @@ __device__ __forceinline__ float product_rounded(float value)
 }
 __device__ __forceinline__ double product_rounded(double value) { return value; }
 
-template <int WIDE, int DEPTH, int STRIDE, bool ALONG_K, bool TF32, typename N, int COUNT>
-__device__ __forceinline__ void product_store(int thread, N* chunk, const N (&held)[COUNT])
+template <typename S, int STRIDE, bool TF32, typename N, int COUNT>
+__device__ __forceinline__ void product_store(N* chunk, const N (&held)[COUNT])
 {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        int k, w;
-        product_place<WIDE, DEPTH, ALONG_K>(thread, i, k, w);
-        chunk[k * STRIDE + w] = TF32 ? product_rounded(held[i]) : held[i];
-    }
+    for (int i = 0; i < COUNT; i++)
+        chunk[S::ks(i) * STRIDE + S::ws(i)] = TF32 ? product_rounded(held[i]) : held[i];
 }
 
 // c (16, 8) += a (16, 8) b (8, 8) by a warp. With g = lane / 4, t = lane % 4: a at (g, t), (g + 8, t), (g, t + 4),
@@ -108,19 +106,27 @@ __device__ __forceinline__ void product(
     const int patch_r = patch / (COLUMNS / 16) * (4 * DOWN), patch_c = patch % (COLUMNS / 16) * 16;
     N sum[16] = {};
     N held_a[ROWS * DEPTH / 256], held_b[COLUMNS * DEPTH / 256];
-    product_fetch<ROWS, DEPTH, A_ALONG_K, EXTRA>(thread, a, a_m, a_k, last, last_k, size_m, size_k, base_r, 0, held_a);
-    product_fetch<COLUMNS, DEPTH, B_ALONG_K, false>(thread, b, b_c, b_k, b, 0, size_c, size_k, base_c, 0, held_b);
+    typedef Share<ROWS, DEPTH, A_ALONG_K> OfA;
+    typedef Share<COLUMNS, DEPTH, B_ALONG_K> OfB;
+    const int ka = OfA::k(thread), wa = OfA::w(thread), kb = OfB::k(thread), wb = OfB::w(thread);
+    a += (long long)(base_r + wa) * a_m + (long long)ka * a_k;
+    b += (long long)(base_c + wb) * b_c + (long long)kb * b_k;
+    last += (long long)ka * last_k;
+    const int left_r = size_m - base_r - wa, left_c = size_c - base_c - wb;
+    product_fetch<OfA, EXTRA>(a, a_m, a_k, last, last_k, left_r, size_k - ka, held_a);
+    product_fetch<OfB, false>(b, b_c, b_k, b, 0, left_c, size_k - kb, held_b);
     for (int base_k = 0; base_k < size_k; base_k += DEPTH) {
         __syncthreads();  // what lay in the scratch has been read
-        product_store<ROWS, DEPTH, A, A_ALONG_K, TF32>(thread, chunk_a, held_a);
-        product_store<COLUMNS, DEPTH, B, B_ALONG_K, TF32>(thread, chunk_b, held_b);
+        product_store<OfA, A, TF32>(chunk_a + ka * A + wa, held_a);
+        product_store<OfB, B, TF32>(chunk_b + kb * B + wb, held_b);
         __syncthreads();  // the chunk is complete
         const int next = base_k + DEPTH;
         if (next < size_k) {
-            product_fetch<ROWS, DEPTH, A_ALONG_K, EXTRA>(
-                thread, a, a_m, a_k, last, last_k, size_m, size_k, base_r, next, held_a);
-            product_fetch<COLUMNS, DEPTH, B_ALONG_K, false>(
-                thread, b, b_c, b_k, b, 0, size_c, size_k, base_c, next, held_b);
+            a += (long long)DEPTH * a_k;
+            b += (long long)DEPTH * b_k;
+            last += DEPTH * last_k;
+            product_fetch<OfA, EXTRA>(a, a_m, a_k, last, last_k, left_r, size_k - next - ka, held_a);
+            product_fetch<OfB, false>(b, b_c, b_k, b, 0, left_c, size_k - next - kb, held_b);
         }
         const int left = size_k - base_k - group * SHARE;
         if constexpr (TF32) {

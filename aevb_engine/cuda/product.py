@@ -39,7 +39,7 @@ class Tile:
 
 TILES = (
     Tile(64, 64, 32, 1.0),
-    Tile(64, 32, 64, 1.1),
+    Tile(64, 32, 32, 1.1),
     Tile(32, 32, 64, 1.2),
     Tile(32, 16, 128, 1.35),
     Tile(16, 16, 128, 1.8),
@@ -47,19 +47,23 @@ TILES = (
 WAIT = 1500  # cycles of a tile that no arithmetic hides: first chunk, groups' sums, epilogue
 
 
-def choose(m: int, k: int, n: int, tensor_cores: bool = False) -> Tile:
-    """The tile for y (m, n) = a (m, k) b (k, n): few waves over the device, then large tiles."""
+def choose(m: int, k: int, n: int, tensor_cores: bool = False, width: int = 4) -> Tile:
+    """The tile for y (m, n) = a (m, k) b (k, n): few waves over the device, then large tiles.
+
+    ``width``: bytes of all sums of one element, which a thread keeps in registers for its elements of the tile.
+    """
 
     def cycles(tile: Tile) -> float:
         blocks = -(-m // tile.rows) * -(-n // tile.columns)
         waves = -(-blocks // MULTIPROCESSORS)
         return waves * (WAIT + tile.rows * tile.columns * k / 128 * tile.cost)
 
-    return min((t for t in TILES if t.rows >= 32 or not tensor_cores), key=cycles)
+    fits = [t for t in TILES if t.rows * t.columns // 256 * width <= 128 and (t.rows >= 32 or not tensor_cores)]
+    return min(fits or TILES[3:4], key=cycles)
 
 
 KERNEL = """\
-extern "C" __global__ void __launch_bounds__(256) $name($parameters)
+extern "C" __global__ void __launch_bounds__(256, 2) $name($parameters)
 {
     const int tiles_c = (size_c + $columns - 1) / $columns, tile_c = (int)blockIdx.x % tiles_c;
     const int base_r = (int)blockIdx.x / tiles_c * $rows, base_c = tile_c * $columns;
@@ -130,7 +134,8 @@ class Product:
     @property
     def tile(self) -> Tile:
         (m, n), k = self.shape, int(self.a.shape[1])
-        return choose(m, k * len(self.factors), n, self.tensor_cores)
+        width = len(self.factors) * np.dtype(self.a.dtype).itemsize
+        return choose(m, k * len(self.factors), n, self.tensor_cores, width)
 
     def array(self, value: Any, letters: str, written: bool = False) -> str:
         """A parameter for the array with these axes; its element at (index_r, index_c) in the text."""
@@ -254,7 +259,9 @@ class Product:
         place = self.array(coef, "").removesuffix("[0]")
         used = [int(i) for i in re.findall(r"\bcoef\[(\d+)\]", plugin.cuda)]
         if used and len(used) == len(re.findall(r"\bcoef\b", plugin.cuda)):  # read once, not for every element
-            self.before.append(f"const T coef[{max(used) + 1}] = {{{', '.join(f'{place}[{i}]' for i in range(max(used) + 1))}}};")
+            self.before.append(
+                f"const T coef[{max(used) + 1}] = {{{', '.join(f'{place}[{i}]' for i in range(max(used) + 1))}}};"
+            )
         else:
             self.before.append(f"const T* const coef = {place};")
         self.element += [f"T {name} = {at};" for name, at in zip(names, arrays, strict=True)]
@@ -263,7 +270,13 @@ class Product:
         self.element += [f"{at} = {name};" for name, at in zip(names, arrays, strict=True)]
 
     def log_prob(
-        self, plugin: Likelihood, label: str, x: Any, heads: Sequence[tuple[Any, ...]], parts: Any, dheads: Sequence[Any]
+        self,
+        plugin: Likelihood,
+        label: str,
+        x: Any,
+        heads: Sequence[tuple[Any, ...]],
+        parts: Any,
+        dheads: Sequence[Any],
     ) -> None:
         """The plugin's log p(x | heads) into parts (tiles of columns, rows), its gradient by each head into dheads.
 
@@ -273,7 +286,9 @@ class Product:
         self.parts.add("reduce.cuh")
         self.device = f"namespace {label} {{\n{plugin.cuda.strip()}\n}}\n"
         place = self.array(x, "nc")
-        self.before.append(f"const int samples = size_r / size_n;\nT value[$count];".replace("$count", str(self._count)))
+        self.before.append(
+            f"const int samples = size_r / size_n;\nT value[$count];".replace("$count", str(self._count))
+        )
         self.before += ["#pragma unroll", f"for (int i = 0; i < {self._count}; i++)", "    value[i] = 0;"]
         self.element += ["const int index_n = index_r / samples;", f"const T x = {place};"]
         names = []
@@ -284,7 +299,9 @@ class Product:
                 scale = f"(T){head.scale!r} * " if head.scale != 1 else ""
                 self.element.append(f"const T head{i} = {scale}(sum{number}[i] + {self.array(bias, 'c')});")
             else:
-                self.element.append(f"const T head{i} = {self.array(given[0], 'c' if head.source == 'per_dim' else '')};")
+                self.element.append(
+                    f"const T head{i} = {self.array(given[0], 'c' if head.source == 'per_dim' else '')};"
+                )
         self.element.append(f"value[i] = {label}::log_prob<T>({', '.join(['x', *names])});")
         if dheads:
             slopes = [f"d{name}" for name in names]

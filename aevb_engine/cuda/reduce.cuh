@@ -45,3 +45,13 @@ template <typename N, typename Thread, typename Block> __device__ N column_sum_a
             value += part[i][thread.x];
     return value;
 }
+
+// Sum of numbers that lie apart, from the first to the last: what the tiles of a product left of a row.
+template <typename N> __device__ N sum_apart(const N* first, int apart, int count)
+{
+    N total = 0;
+#pragma unroll 16
+    for (int i = 0; i < count; i++)
+        total += first[(long long)i * apart];
+    return total;
+}

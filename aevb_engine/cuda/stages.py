@@ -16,9 +16,11 @@ import numpy as np
 
 from aevb_engine.cuda.launch import Launch, Source
 from aevb_engine.cuda.lower import Text
+from aevb_engine.cuda.product import MULTIPROCESSORS
 from aevb_engine.operation import Rows
 
 THREADS = 256  # of every block
+HEAVY = 8  # a tile of a product takes about as long as so many blocks of other texts
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Member:
     @property
     def blocks(self) -> int:
         return math.prod(self.launch.grid)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether a block does a tile of a product, and not a few numbers a thread."""
+        return "product.cuh" in self.source.parts
 
     def arrays(self) -> Iterator[tuple[Any, bool]]:
         """Each array, and whether it is written."""
@@ -94,7 +101,7 @@ def overlap(a: Area, b: Area) -> bool:
     return True
 
 
-def stages(members: Sequence[Member]) -> list[list[Member]]:
+def stages(members: Sequence[Member], multiprocessors: int = MULTIPROCESSORS) -> list[list[Member]]:
     """The layers of the dependence graph in order; within one no member touches what another writes."""
     touched = [[(area(array), written) for array, written in m.arrays()] for m in members]
     before: list[list[int]] = [[] for _ in members]
@@ -111,19 +118,43 @@ def stages(members: Sequence[Member]) -> list[list[Member]]:
     latest = [count - 1] * len(members)
     for i in reversed(range(len(members))):
         latest[i] = min((latest[j] - 1 for j in after[i]), default=count - 1)
-    work = [0] * count
-    fixed = [m for m in range(len(members)) if earliest[m] == latest[m]]
-    for m in fixed:
-        work[earliest[m]] += members[m].blocks
-    free = [m for m in range(len(members)) if earliest[m] < latest[m]]
-    for m in sorted(free, key=lambda m: (-members[m].blocks, m)):
-        chosen = min(range(earliest[m], latest[m] + 1), key=lambda layer: (work[layer], layer))
-        work[chosen] += members[m].blocks
+    load = [_Load(multiprocessors) for _ in range(count)]
+    order = sorted(
+        range(len(members)), key=lambda m: (earliest[m] < latest[m], not members[m].heavy, -members[m].blocks)
+    )
+    for m in order:
+        choice = range(earliest[m], latest[m] + 1)
+        chosen = min(choice, key=lambda layer: (load[layer].more(members[m]), load[layer].waves, layer))
+        load[chosen].add(members[m])
         _place(m, chosen, earliest, latest, before, after)
     out: list[list[Member]] = [[] for _ in range(count)]
-    for m, layer in enumerate(earliest):
-        out[layer].append(members[m])
+    for m in sorted(
+        range(len(members)), key=lambda m: not members[m].heavy
+    ):  # heavy blocks first, one a multiprocessor
+        out[earliest[m]].append(members[m])
     return out
+
+
+class _Load:
+    """What a layer has to do, in blocks of light members one after the other on a multiprocessor."""
+
+    def __init__(self, multiprocessors: int) -> None:
+        self.multiprocessors = multiprocessors
+        self.blocks = {False: 0, True: 0}
+
+    def _waves(self, light: int, heavy: int) -> float:
+        return light / self.multiprocessors + HEAVY * -(-heavy // self.multiprocessors)
+
+    @property
+    def waves(self) -> float:
+        return self._waves(*self.blocks.values())
+
+    def more(self, member: Member) -> float:
+        blocks = self.blocks | {member.heavy: self.blocks[member.heavy] + member.blocks}
+        return self._waves(*blocks.values()) - self.waves
+
+    def add(self, member: Member) -> None:
+        self.blocks[member.heavy] += member.blocks
 
 
 def _place(

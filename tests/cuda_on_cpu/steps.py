@@ -18,8 +18,8 @@ SMALL: dict[str, Any] = {"hidden": (8,), "latent_dim": 2, "batch_size": 6, "step
 
 TEXT = """\
 extern "C" __global__ void __launch_bounds__(256) aevb_{name}(
-    const T* x_, int x_{a}, int x_{b}, const T* w_, int w_{c}, int w_{d}, T* y_, int y_m, int y_n, int size_m, int size_n,
-    int size_k)
+    const T* x_, int x_{a}, int x_{b}, const T* w_, int w_{c}, int w_{d}, T* y_, int y_m, int y_n, int size_m,
+    int size_n, int size_k)
 {{
     for (int m = blockIdx.y * blockDim.y + threadIdx.y; m < size_m; m += gridDim.y * blockDim.y)
         for (int n = blockIdx.x * blockDim.x + threadIdx.x; n < size_n; n += gridDim.x * blockDim.x) {{
@@ -71,7 +71,9 @@ def operations(s: Session) -> list[Operation]:
 
 
 def members_of(s: Session) -> list[Member]:
-    return members(texts(operations(s)), Rows(0, s.trainer.inner.ws.batch))
+    from aevb_engine.cuda.own import own
+
+    return members(own(operations(s)), Rows(0, s.trainer.inner.ws.batch))
 
 
 class Memory:
