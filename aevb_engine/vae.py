@@ -41,8 +41,8 @@ class VAE:
 
     ``decoder``: a registered name or a Likelihood. ``hidden``: widths of the encoder, mirrored in the decoder; ``()``
     is a linear model. Other keywords are the options of ``aevb-engine run`` (``lr``, ``objective``, ``samples``,
-    ``batch_size``, ``activation``, ``weight_decay``, ``lr_schedule``, ``precision``, ``trainer``,
-    ``seed``, ``threads``, ``decoder_options``, ``optimizer_options``, ...). All bounds are in nats a data point; higher is better.
+    ``batch_size``, ``activation``, ``weight_decay``, ``lr_schedule``, ``precision``, ``trainer``, ``seed``,
+    ``decoder_options``, ``optimizer_options``, ...). All bounds are in nats a data point; higher is better.
     """
 
     def __init__(
