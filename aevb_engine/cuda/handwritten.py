@@ -46,7 +46,7 @@ _FILES: dict[str, tuple[tuple[str, ...], dict[str, Shape]]] = {
             "iwae_bound": rows("b"),
         },
     ),
-    "clock.cu": (("reduce.cuh",), {"advance": flat("b"), "record": one(256)}),
+    "clock.cu": (("reduce.cuh",), {"advance": flat("b"), "record": one()}),
 }
 
 

@@ -177,6 +177,7 @@ def _narrow(kind: str, value: int) -> Any:
 
 
 # Grids ------------------------------------------------------------------------------------------------------
+# Every block has 256 threads, so that any kernels can be members of one.
 
 WIDE = 256  # longer rows get a whole block, shorter ones a warp
 MAX_Y = 65535  # the largest grid along y and z; kernels loop over the rest
@@ -214,10 +215,10 @@ def rows(letters: str, columns: str = "") -> Shape:
 
 
 def columns(letter: str) -> Shape:
-    """A block of 32 x 32 threads for 32 columns: each sums every 32nd row."""
-    return lambda sizes: ((_ceil(sizes[letter], 32), 1, 1), (32, 32, 1))
+    """A block of 32 x 8 threads for 32 columns: each sums every eighth row."""
+    return lambda sizes: ((_ceil(sizes[letter], 32), 1, 1), (32, 8, 1))
 
 
-def one(threads: int) -> Shape:
+def one() -> Shape:
     """A single block."""
-    return lambda sizes: ((1, 1, 1), (threads, 1, 1))
+    return lambda sizes: ((1, 1, 1), (256, 1, 1))

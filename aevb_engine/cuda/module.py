@@ -11,7 +11,7 @@ import numpy as np
 
 from aevb_engine.cuda.launch import Source
 
-PARTS = ("reduce.cuh", "noise.cuh")  # in the order in which they may use each other
+PARTS = ("reduce.cuh", "noise.cuh", "product.cuh")  # in the order in which they may use each other
 
 
 @cache
@@ -20,11 +20,17 @@ def read(file: str) -> str:
     return Path(__file__).with_name(file).read_text(encoding="utf-8")
 
 
-def module(sources: Iterable[Source], dtype: Any) -> str:
-    """The sources behind one another, each shared text once before them, with ``T`` as float or double."""
-    chosen = {s.name: s for s in sources}
+def shared(sources: Iterable[Source], dtype: Any) -> list[str]:
+    """What the sources stand on, each text once, with ``T`` as float or double."""
+    chosen = list(sources)
     number = {"float32": "float", "float64": "double"}[np.dtype(dtype).name]
-    wanted = {part for s in chosen.values() for part in s.parts}
+    wanted = {part for s in chosen for part in s.parts}
     parts = [read(p) for p in PARTS if p in wanted]
-    own = dict.fromkeys(s.device for s in chosen.values() if s.device)
-    return "\n".join([f"typedef {number} T;", *parts, *own, *(s.text for s in chosen.values())])
+    own = dict.fromkeys(s.device for s in chosen if s.device)
+    return [f"typedef {number} T;", *parts, *own]
+
+
+def module(sources: Iterable[Source], dtype: Any) -> str:
+    """The sources behind one another, and before them what they stand on."""
+    chosen = {s.name: s for s in sources}
+    return "\n".join([*shared(chosen.values(), dtype), *(s.text for s in chosen.values())])

@@ -1,21 +1,25 @@
-// Sum over the threadIdx.x of each row of a block (blockDim.x: a multiple of 32; all threads of the block take part),
-// in an order fixed by blockDim.x alone; the thread with threadIdx.x = 0 has it. Lanes of a warp by halves, then warps
-// from the first to the last.
-template <typename N> __device__ N row_sum(N value)
+// Sums over the threads of a block, at the threadIdx and blockDim in scope: a member of a fused kernel has its own.
+#define row_sum(value) row_sum_at(value, threadIdx, blockDim)
+#define column_sum(value) column_sum_at(value, threadIdx, blockDim)
+
+// Sum over the thread.x of each row of a block (block.x: a multiple of 32; all threads of the block take part), in an
+// order fixed by block.x alone; the thread with thread.x = 0 has it. Lanes of a warp by halves, then warps from the
+// first to the last.
+template <typename N, typename Thread, typename Block> __device__ N row_sum_at(N value, Thread thread, Block block)
 {
     __shared__ N part[32];
     for (int step = 16; step > 0; step /= 2)
         value += __shfl_down_sync(0xffffffffu, value, step);
-    if (blockDim.x == 32)
+    if (block.x == 32)
         return value;
-    const int warps = blockDim.x / 32;
+    const int warps = block.x / 32;
     __syncthreads();  // the sum before this one has been read
-    if (threadIdx.x % 32 == 0)
-        part[threadIdx.y * warps + threadIdx.x / 32] = value;
+    if (thread.x % 32 == 0)
+        part[thread.y * warps + thread.x / 32] = value;
     __syncthreads();
-    if (threadIdx.x == 0)
+    if (thread.x == 0)
         for (int i = 1; i < warps; i++)
-            value += part[threadIdx.y * warps + i];
+            value += part[thread.y * warps + i];
     return value;
 }
 
@@ -29,15 +33,25 @@ template <typename N> __device__ N warp_max(N value)
     return value;
 }
 
-// Sum over the threadIdx.y of each column of a block of 32 x 32, from the first to the last; threadIdx.y = 0 has it.
-template <typename N> __device__ N column_sum(N value)
+// Sum over the thread.y of each column of a block of 32 x 8, from the first to the last; thread.y = 0 has it.
+template <typename N, typename Thread, typename Block> __device__ N column_sum_at(N value, Thread thread, Block block)
 {
-    __shared__ N part[32][32];
+    __shared__ N part[8][32];
     __syncthreads();  // the sum before this one has been read
-    part[threadIdx.y][threadIdx.x] = value;
+    part[thread.y][thread.x] = value;
     __syncthreads();
-    if (threadIdx.y == 0)
-        for (int i = 1; i < 32; i++)
-            value += part[i][threadIdx.x];
+    if (thread.y == 0)
+        for (int i = 1; i < (int)block.y; i++)
+            value += part[i][thread.x];
     return value;
+}
+
+// Sum of numbers that lie apart, from the first to the last: what the tiles of a product left of a row.
+template <typename N> __device__ N sum_apart(const N* first, int apart, int count)
+{
+    N total = 0;
+#pragma unroll 16
+    for (int i = 0; i < count; i++)
+        total += first[(long long)i * apart];
+    return total;
 }

@@ -9,7 +9,7 @@ missing         form
 nothing         a thread an element; of three axes the middle one along the grid's z
 last letter     a warp (short rows) or a block (long rows) a row; a tree in fixed order
 middle letter   a thread for each pair of the outer axes, a loop over the middle one
-first letter    a block of 32 x 32 threads for 32 columns; each sums every 32nd row, then from first to last
+first letter    a block of 32 x 8 threads for 32 columns; each sums every eighth row, then from first to last
 all letters     one block
 =============== ===================================================================================================
 
@@ -79,7 +79,7 @@ for (int base = blockIdx.x * 32; base < size_$c; base += gridDim.x * 32) {
     const int index_$c = base + threadIdx.x;
     $zero
     if (index_$c < size_$c)
-        for (int index_$r = threadIdx.y; index_$r < size_$r; index_$r += 32) {
+        for (int index_$r = threadIdx.y; index_$r < size_$r; index_$r += blockDim.y) {
             $element
         }
     $reduce
@@ -106,7 +106,7 @@ def generate(kernel: Kernel) -> Source:
     if kernel.cuda is None:
         raise TypeError(f"kernel {kernel.name} has no CUDA text")
     space = kernel.space
-    loop, reduce, bound, shape = _form(kernel)
+    loop, reduce, shape = _form(kernel)
     sums = [a for a in kernel.outputs if a.row_sum]
     blocks = {
         "element": _element(kernel),
@@ -118,13 +118,13 @@ def generate(kernel: Kernel) -> Source:
     name = PREFIX + kernel.name
     signature = parameters(kernel, "long long" if loop is FLAT else "int")
     body = fill(loop, axes | blocks)
-    text = f'extern "C" __global__ void __launch_bounds__({bound}) {name}({signature})\n{{\n{indent(body)}}}\n'
+    text = f'extern "C" __global__ void __launch_bounds__(256) {name}({signature})\n{{\n{indent(body)}}}\n'
     given = tuple(a.name for a in kernel.arguments)
     return Source(name, text, shape, ("reduce.cuh",) if reduce else (), given)
 
 
-def _form(kernel: Kernel) -> tuple[str, str, int, launch.Shape]:
-    """Loop, device function of the sum, threads of a block at most, grid."""
+def _form(kernel: Kernel) -> tuple[str, str, launch.Shape]:
+    """Loop, device function of the sum, grid."""
     space = kernel.space
     first, last = space[:1], space[-1:]
     sums = {a.letters for a in kernel.outputs if a.row_sum}
@@ -133,17 +133,17 @@ def _form(kernel: Kernel) -> tuple[str, str, int, launch.Shape]:
     kept = sums.pop() if sums else space
     if kept == space:
         if len(space) == 1:
-            return FLAT, "", 256, launch.flat(first)
-        return (DEEP_TILE if len(space) == 3 else TILE), "", 256, launch.tile(first, last, space[1:-1])
+            return FLAT, "", launch.flat(first)
+        return (DEEP_TILE if len(space) == 3 else TILE), "", launch.tile(first, last, space[1:-1])
     if len(space) > 1 and kept == space[:-1]:
         loop = SECOND_ROW + indent(ROW_SUM) if len(space) == 3 else ROW_SUM
-        return loop, "row_sum", 256, launch.rows(kept, last)
+        return loop, "row_sum", launch.rows(kept, last)
     if len(space) == 3 and kept == first + last:
-        return MIDDLE_SUM, "", 256, launch.tile(first, last)
+        return MIDDLE_SUM, "", launch.tile(first, last)
     if len(space) == 2 and kept == last:
-        return COLUMN_SUM, "column_sum", 1024, launch.columns(last)
+        return COLUMN_SUM, "column_sum", launch.columns(last)
     if len(space) == 2 and not kept:
-        return TOTAL, "row_sum", 1024, launch.one(1024)
+        return TOTAL, "row_sum", launch.one()
     raise TypeError(f"kernel {kernel.name}: no form for sums that keep '{kept}' of '{space}'")
 
 

@@ -110,7 +110,7 @@ def resume(
             if exact:
                 raise FileFormatError(line)
             display.note(line)
-        session = prepare(config, display.data)
+        session = prepare(config, display.data, resumed=True)
         if session.data_hash != record.get("data", {}).get("rows_sha256"):
             raise FileFormatError(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
@@ -290,6 +290,8 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "status": status,
         "backend": session.backend.name,
         "device": session.backend.device(),
+        "trainer": trainer.inner.plan.path if session.backend.name != "cpu" else None,
+        "precision": config.precision,
         "dataset": config.dataset,
         "binarize": config.binarize,
         "decoder": config.decoder,

@@ -36,3 +36,9 @@ def weighted_total(xp: Any, weight: Any, x: Any, sums: Any, total: Any) -> None:
 def add(xp: Any, x: Any, y: Any) -> None:
     """y += x."""
     xp.add(y, x, out=y)
+
+
+@kernel("parts: pr -> total: r+", cuda="total += parts;")
+def sum_of_parts(xp: Any, parts: Any, total: Any) -> None:
+    """total = sum of the parts: what the tiles of a product left of a sum over columns."""
+    xp.add.reduce(parts, axis=0, out=total)

@@ -28,7 +28,9 @@ SCHEDULES = ("forward", "reverse", "shuffled")
 COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-fno-exceptions", "-w")
 SANITIZE = ("-fsanitize=undefined", "-fno-sanitize=vptr")
-BARRIER = re.compile(r"\b(__syncthreads|__shfl\w*|__syncwarp)\b")
+BARRIER = re.compile(r"\b(__syncthreads\w*|__shfl\w*|__syncwarp|__nanosleep)\b")
+# Beside the shared variables, so that an overrun is reported and not a crash.
+GUARD = "static __attribute__((used)) char shim_guard[1024];\n"
 SHIM = Path(__file__).with_name("shim.h")
 
 
@@ -47,8 +49,20 @@ class Program:
     def run(self, launch: Launch, schedule: str = "forward", seed: int = 1) -> None:
         self.call(launch.name, launch.grid, launch.block, launch.args, schedule, seed)
 
-    def call(self, name: str, grid: Any, block: Any, args: Any, schedule: str = "forward", seed: int = 1) -> None:
-        """Execute one launch; TypeError where an argument is not what the text declares."""
+    def call(
+        self,
+        name: str,
+        grid: Any,
+        block: Any,
+        args: Any,
+        schedule: str = "forward",
+        seed: int = 1,
+        cooperative: bool = False,
+    ) -> None:
+        """Execute one launch; TypeError where an argument is not what the text declares.
+
+        ``cooperative``: all blocks are alive together and may wait for one another.
+        """
         types = self.types[name]
         if len(types) != len(args):
             raise TypeError(f"{name} takes {len(types)} arguments, not {len(args)}")
@@ -58,8 +72,8 @@ class Program:
         pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(h) for h in held))
         sizes = [(ctypes.c_uint * 3)(*(int(v) for v in dim)) for dim in (grid, block)]
         run = getattr(self._library, f"shim_run_{name}")
-        if run(pointers, *sizes, SCHEDULES.index(schedule), ctypes.c_uint64(seed)):
-            raise Deadlock(f"{name}: a barrier or shuffle that not every thread reaches")
+        if run(pointers, *sizes, SCHEDULES.index(schedule), ctypes.c_uint64(seed), int(cooperative)):
+            raise Deadlock(f"{name}: a barrier or shuffle that not every thread reaches, or a block waited for in vain")
 
     def _held(self, name: str, kind: tuple[str, bool, str], value: Any) -> Any:
         base, pointer, parameter = kind
@@ -91,7 +105,8 @@ def folder() -> Path:
 def compile_text(text: str, sanitize: bool = False) -> Program:
     """A program from a module's text; ``sanitize`` reports undefined behaviour on stderr as "runtime error"."""
     assert COMPILER is not None
-    source = f'#include "{SHIM}"\n{text}\n{_entries(text)}'
+    # Without linkage, so that shared variables of templates may lie in one section with the others.
+    source = f'#include "{SHIM}"\nnamespace {{\n{text}\n}}\n{GUARD}{_entries(text)}'
     flags = FLAGS + (SANITIZE if sanitize else ())
     digest = hashlib.sha256("\0".join([*flags, source, SHIM.read_text(encoding="utf-8")]).encode()).hexdigest()[:24]
     library = folder() / f"{digest}.so"
@@ -116,16 +131,16 @@ def _entries(text: str) -> str:
         out.append(
             f"static void shim_body_{name}(void** a) {{ {name}({given}); }}\n"
             f'extern "C" int shim_run_{name}(void** args, const unsigned int* grid, const unsigned int* block,\n'
-            f"    int schedule, uint64_t seed)\n"
+            f"    int schedule, uint64_t seed, int cooperative)\n"
             f"{{ return shim::run_grid(shim_body_{name}, args, grid, block, schedule, seed, "
-            f"{'true' if name in waiting else 'false'}); }}\n"
+            f"{'true' if name in waiting else 'false'}, cooperative); }}\n"
         )
     return "\n".join(out)
 
 
 def _cooperative(text: str) -> set[str]:
     """The kernels that wait for one another's threads, themselves or in a device function they call."""
-    pieces = re.split(r'(?=^extern "C" |^template <|^__device__ )', text, flags=re.MULTILINE)
+    pieces = re.split(r'(?=^extern "C" |^template <|^__device__ |^static |^#define )', text, flags=re.MULTILINE)
     named: dict[str, str] = {}
     for piece in pieces:
         match = re.search(r"(\w+)\s*\(", HEAD.sub(r"\1(", piece) if HEAD.search(piece) else piece)

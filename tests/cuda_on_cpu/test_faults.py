@@ -37,8 +37,8 @@ def _results(text: str, source: Source, given: tuple[Any, ...], shape: tuple[int
 @pytest.mark.parametrize(
     ("kernel", "store"),
     [
-        ("standard_normal_log_density", "part[threadIdx.y * warps + threadIdx.x / 32] = value;\n"),
-        ("affine_backward_bias", "part[threadIdx.y][threadIdx.x] = value;\n"),
+        ("standard_normal_log_density", "part[thread.y * warps + thread.x / 32] = value;\n"),
+        ("affine_backward_bias", "part[thread.y][thread.x] = value;\n"),
     ],
 )
 def test_a_removed_barrier_changes_the_result(kernel: str, store: str) -> None:
@@ -84,8 +84,8 @@ def test_an_off_by_one_between_rows_is_caught() -> None:
 
 def test_a_barrier_for_some_is_a_deadlock() -> None:
     source = generate(declared()["standard_normal_log_density"])
-    store = "part[threadIdx.y * warps + threadIdx.x / 32] = value;\n"
-    text = _broken([source], store + "    __syncthreads();", store + "    if (threadIdx.x < 64) __syncthreads();")
+    store = "part[thread.y * warps + thread.x / 32] = value;\n"
+    text = _broken([source], store + "    __syncthreads();", store + "    if (thread.x < 64) __syncthreads();")
     with pytest.raises(Deadlock, match="not every thread"):
         compile_text(text).run(source.launch(np.ones((2, 300)), None, np.zeros(2)))
 
@@ -93,7 +93,7 @@ def test_a_barrier_for_some_is_a_deadlock() -> None:
 def test_a_shuffle_for_some_is_a_deadlock() -> None:
     source = generate(declared()["standard_normal_log_density"])
     good = "value += __shfl_down_sync(0xffffffffu, value, step);"
-    text = _broken([source], good, f"if (threadIdx.x > 0) {good}")
+    text = _broken([source], good, f"if (thread.x > 0) {good}")
     with pytest.raises(Deadlock, match="not every thread"):
         compile_text(text).run(source.launch(np.ones((2, 300)), None, np.zeros(2)))
 

@@ -163,7 +163,7 @@ def test_divergence_is_found_and_undone(make: Make) -> None:
     for t in (less, all_of_it):
         t.advance(7)
         t.model.parameters["encoder.1.weight"].theta.array[5, 3] = np.nan
-        t._snapshot = None
+        t._kept_at = None
         with pytest.raises(Diverged) as error:
             t.advance(10)
         said.append(str(error.value))

@@ -1,0 +1,420 @@
+"""A whole step as texts alone: every product by a text of our own, with what follows it as epilogue.
+
+The list runs from the first operation of a step to the last. Rules as in ``lower``, whose own come after these:
+
+==========================================================  =======================================================
+affine, elementwise kernels on its output                    one product: bias, then the kernels' bodies
+gradient by the data, elementwise kernels on it              one product with the kernels' bodies
+scale, affine (heads of one number a column), log_prob ...   one product of several sums with the plugin's text; what
+                                                             it leaves for each tile of columns the bound adds up
+gradient by weights, by biases [... update]                  one product, the biases as one more row; the optimizer's
+                                                             text where nothing reads the parameters any more
+==========================================================  =======================================================
+
+What an epilogue takes is decided by the memory it touches, never by a kernel's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from aevb_engine.cuda import lower
+from aevb_engine.cuda.handwritten import sources
+from aevb_engine.cuda.launch import Parameter
+from aevb_engine.cuda.lower import Item, Taken, Text
+from aevb_engine.cuda.optimizer import optimizer
+from aevb_engine.cuda.product import Product, address, view
+from aevb_engine.cuda.source import generate
+from aevb_engine.kernels.rows import sum_of_parts
+from aevb_engine.operation import Buffer, Operation, begins, rewrite
+
+PRECISIONS = ("fp32", "tf32")
+
+
+def own(operations: Sequence[Operation], precision: str = "fp32") -> list[Text | Operation]:
+    """The operations of a whole step, in order, as launches; an operation that is left has no text.
+
+    ``precision``: of the products' factors, "fp32" for the model's own type, "tf32" for 10 bits of mantissa with sums
+    in float.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision}: {' or '.join(PRECISIONS)} is needed")
+    step = _Step(operations, precision == "tf32")
+    rules = (step.heads, step.other(lower._latent), step.affine, step.data, step.weight, step.update)
+    items = rewrite(operations, (*rules, *(step.other(rule) for rule in lower.RULES)), lower._alone)
+    return step.used([item for item in items if not isinstance(item, lower.Product)])
+
+
+# Memory -----------------------------------------------------------------------------------------------------
+
+
+def extent(array: Any) -> tuple[int, int]:
+    """The addresses from the first byte of an array to behind its last."""
+    lo = hi = address(array)
+    for n, stride in zip(array.shape, array.strides, strict=True):
+        lo, hi = lo + min(0, (n - 1) * stride), hi + max(0, (n - 1) * stride)
+    return lo, hi + np.dtype(array.dtype).itemsize
+
+
+def overlap(one: Any, other: Any) -> bool:
+    """Whether two arrays may share memory."""
+    (a, b), (c, d) = extent(one), extent(other)
+    return a < d and c < b
+
+
+def _arrays(buffers: Sequence[Buffer]) -> list[Any]:
+    return [b.array for b in buffers]
+
+
+@dataclass
+class _Touched:
+    """What a product with its epilogue touches so far: the array of each element it writes, what it reads elsewhere."""
+
+    written: list[Any]
+    elsewhere: list[Any]  # read at other places than the element's own
+    here: list[Any]  # read at the element's own place
+
+    def allows(self, written: Sequence[Any], elsewhere: Sequence[Any], here: Sequence[Any]) -> bool:
+        """Whether every element can still be finished by itself."""
+        w, e = [*self.written, *written], [*self.elsewhere, *elsewhere]
+        if any(overlap(a, b) for a in w for b in e):
+            return False
+        return all(view(a) == view(b) or not overlap(a, b) for a in w for b in (*w, *self.here, *here))
+
+    def add(self, written: Sequence[Any], elsewhere: Sequence[Any], here: Sequence[Any]) -> None:
+        self.written += written
+        self.elsewhere += elsewhere
+        self.here += here
+
+
+# Rules ------------------------------------------------------------------------------------------------------
+
+
+class _Step:
+    """The rules, with what they know of the whole list."""
+
+    def __init__(self, operations: Sequence[Operation], tensor_cores: bool) -> None:
+        self.operations = operations
+        self.tensor_cores = tensor_cores
+        self.updated: list[tuple[int, int]] = []  # addresses of gradients whose parameters are updated already
+        self.parts: list[tuple[Any, Any]] = []  # logp and its parts by tile of columns
+        self.unread: list[Any] = []  # what a rule no longer reads: made in vain unless another does
+
+    def product(self, a: Any, factors: Sequence[Any], label: str, last: Any = None) -> Product:
+        if self.tensor_cores and np.dtype(a.dtype) != np.float32:
+            raise ValueError(f"precision tf32: products of float32 are needed, not {a.dtype}")
+        return Product(a, factors, last, self.tensor_cores, label)
+
+    def affine(self, rest: Sequence[Operation]) -> Taken | None:
+        """y = x W + b, and elementwise kernels on y."""
+        if rest[0].name != "affine":
+            return None
+        x, weight, bias, y = (b.array for b in rest[0].arguments)  # type: ignore[union-attr]
+        product = self.product(x, [weight], "affine")
+        start = f"sum0[i] + {product.array(bias, 'c')}"
+        return self._chain(product, start, y, rest, _Touched([y], [x, weight, bias], []))
+
+    def data(self, rest: Sequence[Operation]) -> Taken | None:
+        """dx = dy W^T, and elementwise kernels on dx."""
+        if rest[0].name != "affine_backward_data":
+            return None
+        dy, weight, dx = (b.array for b in rest[0].arguments)  # type: ignore[union-attr]
+        product = self.product(dy, [weight.T], "data")
+        return self._chain(product, "sum0[i]", dx, rest, _Touched([dx], [dy, weight], []))
+
+    def _chain(self, product: Product, start: str, y: Any, rest: Sequence[Operation], touched: _Touched) -> Taken:
+        """The kernels that follow on the elements of y, as long as each element can be finished by itself."""
+        known = {view(y): "v0"}
+        arrays = {view(y): y}
+        product.element.append(f"T v0 = {start};")
+        count = 1
+        while (
+            count < len(rest) and lower._heads(rest[count:]) is None and self._follows(rest[count], y, known, touched)
+        ):
+            kernel, given = rest[count].kernel, _values(rest[count])
+            assert kernel is not None
+            product.elementwise(kernel, given, known)
+            for declared, value in zip(kernel.arguments, given, strict=True):
+                if declared.output:
+                    arrays[view(value)] = value
+            product.label += f"_{kernel.name}"
+            count += 1
+        for key, name in known.items():
+            product.store(arrays[key], name)
+        return count, [Text(*product.text())]
+
+    def _follows(self, op: Operation, y: Any, known: dict[tuple[Any, ...], str], touched: _Touched) -> bool:
+        kernel = op.kernel
+        if kernel is None or kernel.cuda is None or len(kernel.space) != 2:
+            return False
+        written, elsewhere, here, joined = [], [], [], False
+        for declared, value in zip(kernel.arguments, _values(op), strict=True):
+            if declared.shape == "const" or declared.scratch:
+                continue
+            if declared.row_sum or value.ndim != len(declared.letters or "s") or value.dtype != y.dtype:
+                return False
+            whole = declared.letters == kernel.space
+            shape = tuple(y.shape[kernel.space.index(letter)] for letter in declared.letters) or (1,)
+            if any(n not in (size, 1) for n, size in zip(value.shape, shape, strict=True)):
+                return False
+            if declared.output and value.shape != y.shape:
+                return False
+            if declared.output:
+                written.append(value)
+            if whole and value.shape == y.shape:
+                joined = joined or view(value) in known
+                here.append(value)
+            else:
+                elsewhere.append(value)
+        if not joined or not touched.allows(written, elsewhere, here):
+            return False
+        touched.add(written, elsewhere, here)
+        return True
+
+    def heads(self, rest: Sequence[Operation]) -> Taken | None:
+        """The likelihood's affine heads and the likelihood, where a head is one number a column."""
+        taken = lower._heads(rest)
+        if taken is None:
+            return None
+        count, items = taken
+        last = rest[count - 1]
+        f = last.facts
+        plugin = f["likelihood"]
+        products = [item for item in items if isinstance(item, lower.Product)]
+        heads = [item.y.array for item in products]
+        x = products[0].x.array
+        inner = {id(op) for op in rest[:count]}
+        read = [a for op in self.operations if id(op) not in inner for a in _arrays(op.reads)]
+        if (
+            any(head.group > 1 for head in plugin.heads)
+            or any(view(item.x.array) != view(x) for item in products)
+            or any(overlap(a, head) for a in read for head in heads)
+        ):
+            return count, [self._plain(item) for item in items]
+        logp, cube = f["logp"].array, f["x"].array
+        rows, columns = logp.size, cube.shape[-1]
+        product = self.product(x, [item.weight.array for item in products], "")
+        label = type(plugin).__name__.lower()
+        product.label = f"{label}_{last.name}"
+        tiles = -(-columns // product.tile.columns)
+        parts = type(logp)((tiles, rows), logp.dtype)
+        number = {id(f["products"][name]): name for name in f["products"]}
+        order = {number[id(op.arguments[3])]: i for i, op in enumerate(o for o in rest[:count] if o.name == "affine")}
+        given: list[tuple[Any, ...]] = []
+        for head, shaped in zip(plugin.heads, f["heads"], strict=True):
+            if head.source == "affine":
+                given.append((order[head.name], f["biases"][head.name].array))
+            else:
+                given.append((shaped.array.reshape(-1),))
+        dheads = [d.array.reshape(rows, columns) for d in f["dheads"]]
+        product.log_prob(plugin, label, cube.reshape(-1, columns), given, parts, dheads)
+        self.parts.append((logp, parts))
+        self.unread += [op.arguments[2].array for op in rest[:count] if op.name == "affine"]  # type: ignore[union-attr]
+        return count, [Text(*product.text()), Text(generate(sum_of_parts), (parts, logp.reshape(rows)))]
+
+    def weight(self, rest: Sequence[Operation]) -> Taken | None:
+        """dW = x^T dy and below it db, then the optimizer where it may follow at once."""
+        if rest[0].name != "affine_backward_weight":
+            return None
+        x, dy, grad = (b.array for b in rest[0].arguments)  # type: ignore[union-attr]
+        count, last = 1, None
+        if begins(rest[1:], "affine_backward_bias"):
+            weights, same, bias = (b.array for b in rest[1].arguments)  # type: ignore[union-attr]
+            if view(same) == view(dy) and extent(bias)[0] == extent(grad)[1] and bias.size == dy.shape[1]:
+                count, last = 2, weights
+        size = grad.size + (dy.shape[1] if last is not None else 0)
+        product = self.product(x.T, [dy], "weight", last)
+        update = self._update(rest, count, address(grad), size)
+        if update is None:
+            return self._weight_alone(x, dy, grad)
+        f, at = update
+        part = slice(at, at + size)
+        flats = [buffer.array[part].reshape(product.shape) for buffer in (f["grad"], f["theta"], *f["state"])]
+        product.label += f"_{type(f['optimizer']).__name__.lower()}"
+        product.update(f["optimizer"], flats[0], f["coef"].array, f["decay"], flats[1], flats[2:])
+        self.updated.append((address(grad), address(grad) + size * grad.dtype.itemsize))
+        return count, [Text(*product.text())]
+
+    def _weight_alone(self, x: Any, dy: Any, grad: Any) -> Taken:
+        product = self.product(x.T, [dy], "weight")
+        product.store(grad, "sum0[i]")
+        return 1, [Text(*product.text())]
+
+    def _update(self, rest: Sequence[Operation], count: int, start: int, size: int) -> tuple[Any, int] | None:
+        """The facts of the update that these gradients wait for, and their place in it, if nothing comes between."""
+        for i, op in enumerate(rest[count:], count):
+            if op.name != "update":
+                continue
+            f = op.facts
+            flat = f["grad"].array
+            lo, hi = extent(flat)
+            if not lo <= start or not start + size * flat.dtype.itemsize <= hi or f["optimizer"].cuda is None:
+                continue
+            at = (start - lo) // flat.dtype.itemsize
+            part = slice(at, at + size)
+            changed = [b.array[part] for b in (f["theta"], *f["state"])]
+            kept = [flat[part], f["coef"].array]
+            for between in rest[count:i]:
+                reads, writes = _arrays(between.reads), _arrays(between.writes)
+                if any(overlap(a, b) for a in (*reads, *writes) for b in changed):
+                    return None
+                if any(overlap(a, b) for a in writes for b in kept):
+                    return None
+            return f, at
+        return None
+
+    def update(self, rest: Sequence[Operation]) -> Taken | None:
+        """What is left of an update: parameters whose gradient no product gave."""
+        if rest[0].name != "update" or not self.updated or rest[0].facts["optimizer"].cuda is None:
+            return None
+        f = rest[0].facts
+        grad = f["grad"].array
+        first, width = address(grad), np.dtype(grad.dtype).itemsize
+        edges = [0]
+        for lo, hi in sorted(self.updated):
+            if extent(grad)[0] <= lo < extent(grad)[1]:
+                edges += [(lo - first) // width, (hi - first) // width]
+        edges.append(grad.size)
+        source = optimizer(f["optimizer"])
+        items: list[Item] = []
+        for lo, hi in zip(edges[::2], edges[1::2], strict=True):
+            if hi > lo:
+                part = slice(lo, hi)
+                arrays = [b.array[part] for b in (f["grad"], f["theta"], *f["state"])]
+                items.append(Text(source, (arrays[0], f["coef"].array, f["decay"], *arrays[1:])))
+        return 1, items
+
+    def other(self, rule: Any) -> Any:
+        """A rule of ``lower`` with its products by texts of our own."""
+
+        def apply(rest: Sequence[Operation]) -> Taken | None:
+            taken = rule(rest)
+            return None if taken is None else (taken[0], [self._plain(item) for item in taken[1]])
+
+        return apply
+
+    def _plain(self, item: Item) -> Item:
+        if not isinstance(item, lower.Product):
+            return item
+        product = self.product(item.x.array, [item.weight.array], "plain")
+        product.store(item.y.array, "sum0[i]")
+        return Text(*product.text())
+
+    # Afterwards -----------------------------------------------------------------------------------------------
+
+    def used(self, items: list[Text | Operation]) -> list[Text | Operation]:
+        """The list with log p taken in parts where all who read it can, without what nobody reads, and merged."""
+        for logp, parts in self.parts:
+            reading = [i for i, item in enumerate(items) if _reads(item, logp)]
+            taken = {i: _of_parts(items[i], logp, parts) for i in reading}
+            if all(text is not None for text in taken.values()):
+                items = [taken.get(i) or item for i, item in enumerate(items)]
+                self.unread.append(logp)
+        for array in self.unread:
+            if not any(_reads(item, array) for item in items):
+                items = [item for item in items if not _writes_only(item, array)]
+        return _read_at_cursor(items)
+
+
+ADVANCED = """\
+{
+    const long long s = cursor_[0] < 0 ? 0 : cursor_[0] < size_s ? cursor_[0] : size_s - 1;
+    if (blockIdx.x == 0 && blockIdx.y == 0) {
+        const int first = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+        for (int i = first; i < size_r; i += threads)
+            index_[(long long)i * index_r] = orders_[s * orders_s + (long long)i * orders_r];
+        for (int i = first; i < size_m; i += threads)
+            coef_[(long long)i * coef_m] = rates_[s * rates_s + (long long)i * rates_m];
+    }
+"""
+
+
+def _read_at_cursor(items: list[Text | Operation]) -> list[Text | Operation]:
+    """The start of the step within the first text that reads the rows' numbers: those straight from the table."""
+    at = next((i for i, t in enumerate(items) if isinstance(t, Text) and t.source is sources()["advance"]), None)
+    if at is None:
+        return items
+    advance = items[at]
+    assert isinstance(advance, Text)
+    cursor, orders, rates, index, coef = (g.array for g in advance.given)
+    tables = (cursor, orders, rates, index, coef)
+    for i in range(at + 1, len(items)):
+        item = items[i]
+        merged = _after_advance(item, tables) if isinstance(item, Text) and _reads(item, index) else None
+        if merged is not None:
+            return [*items[:at], *items[at + 1 : i], merged, *items[i + 1 :]]
+        if _reads(item, index) or _reads(item, coef) or any(_writes(item, table) for table in tables):
+            return items
+    return items
+
+
+def _after_advance(text: Text, tables: Sequence[Any]) -> Text | None:
+    cursor, orders, rates, index, coef = tables
+    once, parameters = "index_[(long long)r * index_r]", "const long long* index_, int index_r"
+    source = text.source
+    given = [g.array if isinstance(g, Buffer) else g for g in text.given]
+    if source.text.count(once) != 1 or source.text.count(parameters) != 1 or view(given[1]) != view(index):
+        return None
+    if any(_reads(text, table) or _writes(text, table) for table in (orders, rates, coef, cursor)):
+        return None
+    name = f"{source.name}_at_cursor"
+    body = source.text.replace(once, "orders_[s * orders_s + (long long)r * orders_r]").replace(source.name, name)
+    body = body.replace("\n{\n", "\n" + ADVANCED, 1).replace("int size_n,", "int size_s, int size_m, int size_n,")
+    body = body.replace(
+        parameters,
+        "const long long* cursor_, const long long* orders_, int orders_s, int orders_r, const T* rates_, int rates_s,"
+        " int rates_m, long long* index_, int index_r, T* coef_, int coef_m",
+    )
+    return Text(replace(source, name=name, text=body), (given[0], cursor, orders, rates, index, coef, *given[2:]))
+
+
+def _writes(item: Text | Operation, array: Any) -> bool:
+    if isinstance(item, Operation):
+        return any(overlap(a, array) for a in _arrays(item.writes))
+    return any(overlap(a, array) for a, p in _named(item) if p.written)
+
+
+def _reads(item: Text | Operation, array: Any) -> bool:
+    if isinstance(item, Operation):
+        return any(overlap(a, array) for a in _arrays(item.reads))
+    return any(overlap(a, array) for a, p in _named(item) if not p.written)
+
+
+def _writes_only(item: Text | Operation, array: Any) -> bool:
+    written = [a for a, p in _named(item) if p.written] if isinstance(item, Text) else []
+    return len(written) == 1 and extent(written[0]) == extent(array)
+
+
+def _named(text: Text) -> list[tuple[Any, Parameter]]:
+    """The arrays of a launch with what the source says of them."""
+    of = {p.name: p for p in text.source.parameters if p.kind == "array"}
+    pairs = zip(text.source.accepts, text.given, strict=True)
+    return [(g.array if isinstance(g, Buffer) else g, of[name]) for name, g in pairs if name in of]
+
+
+def _of_parts(item: Text | Operation, logp: Any, parts: Any) -> Text | None:
+    """A text of (b, l) that reads log p once, by what the tiles left of it; None where it is no such text."""
+    once = "logp_[(long long)b * logp_b + (long long)l * logp_l]"
+    parameters = "const T* logp_, int logp_b, int logp_l"
+    if not isinstance(item, Text) or item.source.text.count(once) != 1 or parameters not in item.source.text:
+        return None
+    given = [g.array if isinstance(g, Buffer) else g for g in item.given]
+    at = item.source.accepts.index("logp")
+    if [i for i, g in enumerate(given) if hasattr(g, "shape") and overlap(g, logp)] != [at]:
+        return None
+    name = f"{item.source.name}_of_parts"
+    place = "logp_ + (long long)b * logp_b + (long long)l * logp_l"
+    text = item.source.text.replace(once, f"sum_apart({place}, logp_p, size_p)").replace(item.source.name, name)
+    text = text.replace(parameters, "const T* logp_, int logp_p, int logp_b, int logp_l")
+    text = text.replace("int size_b,", "int size_p, int size_b,")
+    given[at] = parts.reshape(parts.shape[0], *given[at].shape)
+    return Text(replace(item.source, name=name, text=text), tuple(given))
+
+
+def _values(op: Operation) -> list[Any]:
+    return [a.array if isinstance(a, Buffer) else a for a in op.arguments]

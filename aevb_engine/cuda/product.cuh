@@ -1,0 +1,189 @@
+// A tile of y = a b, by 256 threads, in an order of sums fixed by the shapes alone.
+//
+// A thread holds 4 x 4 sums; as many groups of threads as the tile leaves room for share k: of every chunk of DEPTH along
+// k each takes its part, and their sums are added from the first group to the last. A chunk lies in shared memory as
+// [k][row] and [k][column], so that a thread reads four rows or columns at once; the next one is on its way in registers
+// meanwhile. Everything else about a place comes in as an argument: the text may be one member of a larger kernel.
+
+struct __align__(16) Quad {
+    T at[4];
+};
+
+// One for all products of a module: chunks of a and b, then the groups' sums, then what an epilogue needs.
+__shared__ __align__(16) T product_scratch[sizeof(T) == 4 ? 8192 : 4224];
+
+// Where a thread's elements of a chunk of DEPTH x WIDE lie: the i-th at (k + ks(i), w + ws(i)), with ks and ws the same for
+// all threads. Where k is next to k in memory a warp takes 8 of them from 4 places w: whole sectors, and no two of its
+// stores in one bank.
+template <int WIDE, int DEPTH, bool ALONG_K> struct Share {
+    static constexpr int UNITS = DEPTH / 8, WARPS = UNITS < 8 ? UNITS : 8, TURNS = UNITS / WARPS;
+    static __device__ __forceinline__ int k(int thread)
+    {
+        return ALONG_K ? thread / 32 % WARPS * 8 + thread % 8 : thread / WIDE;
+    }
+    static __device__ __forceinline__ int w(int thread)
+    {
+        return ALONG_K ? thread / 32 / WARPS * 4 + thread % 32 / 8 : thread % WIDE;
+    }
+    static __device__ __forceinline__ constexpr int ks(int i)
+    {
+        return ALONG_K ? i % TURNS * WARPS * 8 : i * (256 / WIDE);
+    }
+    static __device__ __forceinline__ constexpr int ws(int i) { return ALONG_K ? i / TURNS * (8 / WARPS) * 4 : 0; }
+};
+
+// A thread's share of a chunk into registers, zero outside: p at its first element, of which "left_k" and "left_w" are
+// left to the edges. With EXTRA "last" is one more w.
+template <typename S, bool EXTRA, typename N, int COUNT>
+__device__ __forceinline__ void product_fetch(
+    const N* p, int p_w, int p_k, const N* last, int last_k, int left_w, int left_k, N (&held)[COUNT])
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        held[i] = 0;
+        if (S::ks(i) < left_k && S::ws(i) < left_w)
+            held[i] = p[S::ws(i) * p_w + S::ks(i) * p_k];
+        if (EXTRA && S::ks(i) < left_k && S::ws(i) == left_w)
+            held[i] = last[S::ks(i) * last_k];
+    }
+}
+
+// To the 10 bits of mantissa that a tensor core reads, to nearest; ties away from zero.
+__device__ __forceinline__ float product_rounded(float value)
+{
+#ifdef TENSOR_CORE_STAND_IN
+    return stand_in_tf32(value);
+#else
+    unsigned int bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return __uint_as_float(bits);
+#endif
+}
+__device__ __forceinline__ double product_rounded(double value) { return value; }
+
+template <typename S, int STRIDE, bool TF32, typename N, int COUNT>
+__device__ __forceinline__ void product_store(N* chunk, const N (&held)[COUNT])
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        chunk[S::ks(i) * STRIDE + S::ws(i)] = TF32 ? product_rounded(held[i]) : held[i];
+}
+
+// c (16, 8) += a (16, 8) b (8, 8) by a warp. With g = lane / 4, t = lane % 4: a at (g, t), (g + 8, t), (g, t + 4),
+// (g + 8, t + 4); b at (t, g), (t + 4, g); c at (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
+__device__ __forceinline__ void product_mma(float* c, const float* a, const float* b)
+{
+#ifdef TENSOR_CORE_STAND_IN
+    stand_in_mma(c, a, b);
+#else
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+          "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+#endif
+}
+__device__ __forceinline__ void product_mma(double*, const double*, const double*) {}
+
+// value[i]: the element e = thread + 256 i of the tile at (base_r, base_c), row e / COLUMNS, column e % COLUMNS; zero
+// outside. Every thread of the block takes part.
+template <int ROWS, int COLUMNS, int FLOATS, bool A_ALONG_K, bool B_ALONG_K, bool EXTRA, bool TF32, typename N,
+          int COUNT>
+__device__ __forceinline__ void product(
+    int thread, int base_r, int base_c, const N* a, int a_m, int a_k, const N* last, int last_k, const N* b, int b_k,
+    int b_c, int size_m, int size_c, int size_k, N (&value)[COUNT])
+{
+    constexpr int DEPTH = sizeof(N) == 4 ? FLOATS : FLOATS / 2;  // k of a chunk
+    constexpr int PAD = TF32 ? 8 : 4;
+    constexpr int A = ROWS + PAD, B = COLUMNS + PAD;
+    constexpr int THREADS = ROWS * COLUMNS / 16, GROUPS = 256 / THREADS, SHARE = DEPTH / GROUPS;
+    constexpr int DOWN = ROWS < 32 ? ROWS / 4 : 8;  // threads of a patch: DOWN x 4, of 4 DOWN rows and 16 columns
+    static_assert(COUNT == ROWS * COLUMNS / 256 && DEPTH * (A + B) <= sizeof(product_scratch) / sizeof(N), "scratch");
+    static_assert(!TF32 || (sizeof(N) == 4 && ROWS >= 32 && SHARE % 8 == 0), "shape of a tensor core's tile");
+    N* const chunk_a = product_scratch;
+    N* const chunk_b = chunk_a + DEPTH * A;
+    const int group = thread / THREADS, patch = thread % THREADS / (DOWN * 4), lane = thread % (DOWN * 4);
+    const int patch_r = patch / (COLUMNS / 16) * (4 * DOWN), patch_c = patch % (COLUMNS / 16) * 16;
+    N sum[16] = {};
+    N held_a[ROWS * DEPTH / 256], held_b[COLUMNS * DEPTH / 256];
+    typedef Share<ROWS, DEPTH, A_ALONG_K> OfA;
+    typedef Share<COLUMNS, DEPTH, B_ALONG_K> OfB;
+    const int ka = OfA::k(thread), wa = OfA::w(thread), kb = OfB::k(thread), wb = OfB::w(thread);
+    a += (long long)(base_r + wa) * a_m + (long long)ka * a_k;
+    b += (long long)(base_c + wb) * b_c + (long long)kb * b_k;
+    last += (long long)ka * last_k;
+    const int left_r = size_m - base_r - wa, left_c = size_c - base_c - wb;
+    product_fetch<OfA, EXTRA>(a, a_m, a_k, last, last_k, left_r, size_k - ka, held_a);
+    product_fetch<OfB, false>(b, b_c, b_k, b, 0, left_c, size_k - kb, held_b);
+    for (int base_k = 0; base_k < size_k; base_k += DEPTH) {
+        __syncthreads();  // what lay in the scratch has been read
+        product_store<OfA, A, TF32>(chunk_a + ka * A + wa, held_a);
+        product_store<OfB, B, TF32>(chunk_b + kb * B + wb, held_b);
+        __syncthreads();  // the chunk is complete
+        const int next = base_k + DEPTH;
+        if (next < size_k) {
+            a += (long long)DEPTH * a_k;
+            b += (long long)DEPTH * b_k;
+            last += DEPTH * last_k;
+            product_fetch<OfA, EXTRA>(a, a_m, a_k, last, last_k, left_r, size_k - next - ka, held_a);
+            product_fetch<OfB, false>(b, b_c, b_k, b, 0, left_c, size_k - next - kb, held_b);
+        }
+        const int left = size_k - base_k - group * SHARE;
+        if constexpr (TF32) {
+            const N* const at = chunk_a + (group * SHARE + lane % 4) * A + patch_r + lane / 4;
+            const N* const bt = chunk_b + (group * SHARE + lane % 4) * B + patch_c + lane / 4;
+#pragma unroll
+            for (int k = 0; k < SHARE; k += 8) {
+                if (k < left) {  // the same for a whole warp
+                    N fa[8], fb[4];
+#pragma unroll
+                    for (int j = 0; j < 8; j++)
+                        fa[j] = at[(k + j % 4 / 2 * 4) * A + j / 4 * 16 + j % 2 * 8];
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        fb[j] = bt[(k + j % 2 * 4) * B + j / 2 * 8];
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        product_mma(sum + 4 * j, fa + j / 2 * 4, fb + j % 2 * 2);
+                }
+            }
+        } else {
+            const N* const at = chunk_a + group * SHARE * A + patch_r + lane / 4 * 4;
+            const N* const bt = chunk_b + group * SHARE * B + patch_c + lane % 4 * 4;
+#pragma unroll
+            for (int some = 0; some < SHARE; some += 4) {
+                if (some < left) {
+#pragma unroll
+                    for (int k = some; k < some + 4; k++) {
+                        const Quad qa = *(const Quad*)(at + k * A), qb = *(const Quad*)(bt + k * B);
+#pragma unroll
+                        for (int j = 0; j < 16; j++)
+                            sum[j] += qa.at[j / 4] * qb.at[j % 4];
+                    }
+                }
+            }
+        }
+    }
+    __syncthreads();  // the last chunk has been read
+    N* const part = product_scratch + group * ROWS * COLUMNS;
+#pragma unroll
+    for (int j = 0; j < 16; j++) {
+        int r, c;
+        if (TF32) {
+            r = patch_r + j / 8 * 16 + j % 4 / 2 * 8 + lane / 4;
+            c = patch_c + j % 8 / 4 * 8 + lane % 4 * 2 + j % 2;
+        } else {
+            r = patch_r + lane / 4 * 4 + j / 4;
+            c = patch_c + lane % 4 * 4 + j % 4;
+        }
+        part[r * COLUMNS + c] = sum[j];
+    }
+    __syncthreads();  // the groups' sums are there
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        value[i] = product_scratch[thread + 256 * i];
+#pragma unroll
+        for (int g = 1; g < GROUPS; g++)
+            value[i] += product_scratch[g * ROWS * COLUMNS + thread + 256 * i];
+    }
+}
