@@ -11,7 +11,7 @@ import numpy as np
 
 from aevb_engine.cuda.launch import Source
 
-PARTS = ("reduce.cuh", "noise.cuh", "product.cuh")  # in the order in which they may use each other
+PARTS = ("reduce.cuh", "noise.cuh", "product.cuh", "rows.cuh")  # in the order in which they may use each other
 
 
 @cache

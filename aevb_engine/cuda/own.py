@@ -9,6 +9,8 @@ scale, affine (heads of one number a column), log_prob ...   one product of seve
                                                              it leaves for each tile of columns the bound adds up
 gradient by weights, by biases [... update]                  one product, the biases as one more row; the optimizer's
                                                              text where nothing reads the parameters any more
+affine (head) ... kl | densities, affine, elementwise        one launch, a few data points a block (``rows``), where the
+gradients by the data around the latent pass                 layers are narrow enough that it is faster
 ==========================================================  =======================================================
 
 What an epilogue takes is decided by the memory it touches, never by a kernel's name.
@@ -29,6 +31,7 @@ from aevb_engine.cuda.launch import Parameter
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
 from aevb_engine.cuda.product import Product, address, view
+from aevb_engine.cuda.rows import Backward, Forward, array, choose, dense
 from aevb_engine.cuda.source import generate
 from aevb_engine.kernels.rows import sum_of_parts
 from aevb_engine.operation import Buffer, Operation, begins, rewrite
@@ -45,7 +48,8 @@ def own(operations: Sequence[Operation], precision: str = "fp32") -> list[Text |
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision}: {' or '.join(PRECISIONS)} is needed")
     step = _Step(operations, precision == "tf32")
-    rules = (step.heads, step.other(lower._latent), step.affine, step.data, step.weight, step.update)
+    around_z = (step.rows_forward, step.rows_backward)
+    rules = (step.heads, *around_z, step.other(lower._latent), step.affine, step.data, step.weight, step.update)
     items = rewrite(operations, (*rules, *(step.other(rule) for rule in lower.RULES)), lower._alone)
     return step.used([item for item in items if not isinstance(item, lower.Product)])
 
@@ -85,6 +89,11 @@ class _Touched:
         if any(overlap(a, b) for a in w for b in e):
             return False
         return all(view(a) == view(b) or not overlap(a, b) for a in w for b in (*w, *self.here, *here))
+
+    def apart(self) -> bool:
+        """Whether nothing that is written lies in memory that anything else of it is read from or written to."""
+        pairs = [(a, b) for i, a in enumerate(self.written) for b in (*self.written[:i], *self.elsewhere)]
+        return not any(overlap(a, b) for a, b in pairs)
 
     def add(self, written: Sequence[Any], elsewhere: Sequence[Any], here: Sequence[Any]) -> None:
         self.written += written
@@ -217,6 +226,66 @@ class _Step:
         self.unread += [op.arguments[2].array for op in rest[:count] if op.name == "affine"]  # type: ignore[union-attr]
         return count, [Text(*product.text()), Text(generate(sum_of_parts), (parts, logp.reshape(rows)))]
 
+    def rows_forward(self, rest: Sequence[Operation]) -> Taken | None:
+        """The head, the latent pass, the decoder's first layer and elementwise kernels on it, by blocks of rows."""
+        taken = lower._latent(rest)
+        if taken is None or not begins(rest[taken[0] :], "affine"):
+            return None
+        count, (head, latent) = taken
+        assert isinstance(head, lower.Product) and isinstance(latent, Text)
+        hidden, weight = head.x.array, head.weight.array
+        z2, to, bias, y = (b.array for b in rest[count].arguments)  # type: ignore[union-attr]
+        given = dict(zip(latent.source.accepts, map(array, latent.given), strict=True))
+        z = given["z"]
+        b, samples, latents = z.shape
+        if address(z2) != address(z) or z2.shape != (b * samples, latents) or not (dense(z) and dense(z2)):
+            return None
+        sizes = {"b": b, "l": samples, "k": hidden.shape[1], "h": weight.shape[1], "z": latents, "n": to.shape[1]}
+        rows = choose(sizes, z.dtype.itemsize, True)
+        written = [a for a, p in _named(latent) if p.written]
+        read = [a for a, p in _named(latent) if not p.written]
+        touched = _Touched([*written, y], [hidden, weight, to, bias, *read], [])
+        if rows is None or not touched.apart() or not (dense(weight) and dense(to)):
+            return None
+        joined = Forward(z2, [to], label="affine", rows=rows, hidden=hidden, weight=weight, latent=latent, sizes=sizes)
+        start = f"sum0 + {joined.array(bias, 'c')}"
+        more, items = self._chain(joined, start, y, rest[count:], touched)
+        return count + more, items
+
+    def rows_backward(self, rest: Sequence[Operation]) -> Taken | None:
+        """From the gradient by the decoder's first layer to that by the encoder's last, by blocks of rows."""
+        if rest[0].name != "affine_backward_data":
+            return None
+        dy, weight, dz = (b.array for b in rest[0].arguments)  # type: ignore[union-attr]
+        begin = 1  # what comes between and has nothing to do with dz may as well come before
+        while begin < len(rest) and _independent(rest[begin], rest[0]):
+            begin += 1
+        end = next((i for i, op in enumerate(rest) if i > begin and op.name == "affine_backward_data"), None)
+        if end is None or end - begin > 4:
+            return None
+        middle = rewrite(rest[begin:end], (lower._latent_backward, lower._latent_backward_mc), lower._alone)
+        dhead, head, dh = (b.array for b in rest[end].arguments)  # type: ignore[union-attr]
+        b, s = dhead.shape[0], dz.shape[0]
+        texts = [item for item in middle if isinstance(item, Text)]
+        if s % b or dhead.shape[1] != 2 * dz.shape[1] or len(texts) < len(middle) or not all(map(dense, (dz, dhead))):
+            return None
+        sizes = {"b": b, "l": s // b, "k": dh.shape[1], "h": dhead.shape[1], "z": dz.shape[1], "n": dy.shape[1]}
+        rows = choose(sizes, dz.dtype.itemsize, False)
+        if rows is None or not (dense(weight) and dense(head)):
+            return None
+        joined = Backward(
+            dhead, [head.T], label="data", rows=rows, dy=dy, weight=weight, dz=dz, middle=texts, sizes=sizes
+        )
+        if not joined.fits():
+            return None
+        inputs = [a for text in texts for a, p in _named(text) if not p.written and joined.held(a) is None]
+        touched = _Touched([dz, dhead, dh], [dy, weight, head, *inputs], [])
+        if not touched.apart():
+            return None
+        before = [lower._alone(op) for op in rest[1:begin]]
+        more, items = self._chain(joined, "sum0", dh, rest[end:], touched)
+        return end + more, [*before, *items]
+
     def weight(self, rest: Sequence[Operation]) -> Taken | None:
         """dW = x^T dy and below it db, then the optimizer where it may follow at once."""
         if rest[0].name != "affine_backward_weight":
@@ -319,6 +388,15 @@ class _Step:
             if not any(_reads(item, array) for item in items):
                 items = [item for item in items if not _writes_only(item, array)]
         return _read_at_cursor(items)
+
+
+def _independent(op: Operation, other: Operation) -> bool:
+    """Whether an elementwise operation may as well come before the other one."""
+    if op.kernel is None or op.kernel.cuda is None:
+        return False
+    pairs = [(a, b) for a in _arrays(op.writes) for b in _arrays((*other.reads, *other.writes))]
+    pairs += [(a, b) for a in _arrays(op.reads) for b in _arrays(other.writes)]
+    return not any(overlap(a, b) for a, b in pairs)
 
 
 ADVANCED = """\
