@@ -243,7 +243,7 @@ class _Step:
         sizes = {"b": b, "l": samples, "k": hidden.shape[1], "h": weight.shape[1], "z": latents, "n": to.shape[1]}
         rows = choose(sizes, z.dtype.itemsize, True)
         written = [a for a, p in _named(latent) if p.written]
-        read = [a for a, p in _named(latent) if not p.written]
+        read = [a for a, p in _named(latent) if not p.written and view(a) != view(given["head"])]
         touched = _Touched([*written, y], [hidden, weight, to, bias, *read], [])
         if rows is None or not touched.apart() or not (dense(weight) and dense(to)):
             return None

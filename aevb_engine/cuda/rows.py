@@ -38,13 +38,13 @@ LIGHT = 1000  # a member that is not a product: loads, arithmetic, stores
 PHASE = 600  # first loads, barriers of the block and last sums of a layer
 BYTES_OF_ONE = 40  # a cycle
 BYTES_OF_ALL = 3200
-SUMS = 64  # multiplications a cycle: each has an operand from shared memory, and an SM has 8 warps only
+SUMS = {True: 32, False: 64}  # multiplications a cycle, forward and backward: what shared memory has operands for
 
 
-def joined(blocks: int, layers: Iterable[tuple[int, int]], width: int) -> float:
+def joined(blocks: int, layers: Iterable[tuple[int, int]], width: int, sums: int) -> float:
     """Cycles of blocks that each read all weights of some layers: (numbers of ``width`` bytes, rows that use each)."""
     each = max(1 / BYTES_OF_ONE, min(blocks, MULTIPROCESSORS) / BYTES_OF_ALL) * width
-    work = sum(PHASE + n * max(-(-rows // MOST) * each, rows * width / 4 / SUMS) for n, rows in layers)
+    work = sum(PHASE + n * max(-(-rows // MOST) * each, rows * width / 4 / sums) for n, rows in layers)
     return -(-blocks // MULTIPROCESSORS) * (work + 2 * PHASE)  # and the latent pass, and the elements
 
 
@@ -66,7 +66,8 @@ def choose(sizes: Sizes, width: int, forward: bool) -> int | None:
     for rows in ROWS:
         room = _Room(sizes, rows)
         if (room.forward if forward else room.backward) <= SCRATCH[width] and (rows == 1 or rows < 2 * b):
-            found[rows] = joined(-(-b // rows), [(k * h, rows), (z * n, rows * samples)], width)
+            layers = [(k * h, rows), (z * n, rows * samples)]
+            found[rows] = joined(-(-b // rows), layers, width, SUMS[forward])
     if not found or min(found.values()) > separate(shapes, width):
         return None
     if forward:
@@ -258,16 +259,20 @@ class Forward(_Joined):
         self.give("const T* from_, int from_b, int from_k", self.hidden)
         self.give("const T* by_, int by_k, int by_h", self.weight)
         values = dict(zip(source.accepts, map(array, self.latent.given), strict=True))
+        place = ("head - (long long)base_b * size_h", {"b": "size_h", "h": "1"})
         own = {
-            "head": ("head - (long long)base_b * size_h", {"b": "size_h", "h": "1"}),
+            "product": place,
+            "head": place,
             "sigma": ("sigma - (long long)base_b * size_z", {"b": "size_z", "z": "1"}),
-            "z": ("z - (long long)base_b * samples * size_z", {"b": "samples * size_z", "l": "size_z", "z": "1"}),
+            "z": ("z - (long long)base_b * (samples * size_z)", {"b": "samples * size_z", "l": "size_z", "z": "1"}),
         }
         call: list[str] = []
         for p in source.parameters:
             if p.kind == "array":
                 head = f"{'' if p.written else 'const '}{p.type}* {p.name}_"
-                self.give(", ".join([head, *(f"int {p.name}_{x}" for x in source.letters[p.name])]), values[p.name])
+                if p.name != "product":  # what the bias is added to: never outside the block
+                    letters = source.letters[p.name]
+                    self.give(", ".join([head, *(f"int {p.name}_{x}" for x in letters)]), values[p.name])
                 call.append(own[p.name][0] if p.name in own else f"{p.name}_")
             elif p.kind == "stride":
                 call.append(own[p.name][1][p.letter] if p.name in own else f"{p.name}_{p.letter}")
