@@ -353,7 +353,9 @@ class Backward(_Joined):
             if p.kind != "array":
                 continue
             held = self.held(values[p.name])
-            if p.written and (held is None or held[0] == "dz" or source.letters[p.name] not in (space, space[0] + space[-1])):
+            if p.written and (
+                held is None or held[0] == "dz" or source.letters[p.name] not in (space, space[0] + space[-1])
+            ):
                 return False
             if not p.written and held is not None and held[0] == "dz" and source.letters[p.name] != space:
                 return False

