@@ -31,7 +31,7 @@ from aevb_engine.cuda.launch import Parameter
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
 from aevb_engine.cuda.product import Product, address, view
-from aevb_engine.cuda.rows import Backward, Forward, array, choose, dense
+from aevb_engine.cuda.rows import Backward, Forward, choose, dense, plain
 from aevb_engine.cuda.source import generate
 from aevb_engine.kernels.rows import sum_of_parts
 from aevb_engine.operation import Buffer, Operation, begins, rewrite
@@ -232,10 +232,11 @@ class _Step:
         if taken is None or not begins(rest[taken[0] :], "affine"):
             return None
         count, (head, latent) = taken
-        assert isinstance(head, lower.Product) and isinstance(latent, Text)
+        assert isinstance(head, lower.Product)
+        assert isinstance(latent, Text)
         hidden, weight = head.x.array, head.weight.array
         z2, to, bias, y = (b.array for b in rest[count].arguments)  # type: ignore[union-attr]
-        given = dict(zip(latent.source.accepts, map(array, latent.given), strict=True))
+        given = dict(zip(latent.source.accepts, map(plain, latent.given), strict=True))
         z = given["z"]
         b, samples, latents = z.shape
         if address(z2) != address(z) or z2.shape != (b * samples, latents) or not (dense(z) and dense(z2)):

@@ -1,7 +1,7 @@
 """The narrow layers around z by blocks that each take a few data points: one launch where there were three.
 
-Row r of each of these layers depends on row r alone, so that a block needs no other block from the encoder's last hidden
-layer to the decoder's first one, and none on the way back:
+Row r of each of these layers depends on row r alone, so that from the encoder's last hidden layer to the decoder's
+first one a block needs no other, and none on the way back:
 
 ``Forward``     head = h W; the latent pass of ``latent.cu`` (bias, sigma, noise, z, kl or log-densities); y = z W
 ``Backward``    dz = dy W^T; the declared kernels from dz to the head's gradient; dh = dhead W^T
@@ -23,7 +23,7 @@ import numpy as np
 
 from aevb_engine.cuda.launch import HEAD, Dim, Shape, Sizes, Source
 from aevb_engine.cuda.product import MULTIPROCESSORS, Product, _array, address, cheapest
-from aevb_engine.cuda.source import PREFIX, fill, indent
+from aevb_engine.cuda.source import PREFIX, fill
 from aevb_engine.operation import Buffer
 
 ROWS = (1, 2, 4, 8)  # data points of a block
@@ -229,7 +229,8 @@ def _copy(rows: str, columns: str, base: str, last: str, target: str) -> str:
     return fill(COPY, {"rows": rows, "columns": columns, "base": base, "last": last, "target": target})
 
 
-def array(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A buffer's array; anything else as it is."""
     return value.array if isinstance(value, Buffer) else value
 
 
@@ -258,7 +259,7 @@ class Forward(_Joined):
         name, self.device = inner(source)
         self.give("const T* from_, int from_b, int from_k", self.hidden)
         self.give("const T* by_, int by_k, int by_h", self.weight)
-        values = dict(zip(source.accepts, map(array, self.latent.given), strict=True))
+        values = dict(zip(source.accepts, map(plain, self.latent.given), strict=True))
         place = ("head - (long long)base_b * size_h", {"b": "size_h", "h": "1"})
         own = {
             "product": place,
@@ -344,11 +345,11 @@ class Backward(_Joined):
         space = max(source.letters.values(), key=len)
         if letter is None or len(space) not in (2, 3) or letter != space[0]:
             return False
-        launch = source.launch(*map(array, text.given))
+        launch = source.launch(*map(plain, text.given))
         found = {p.letter: n for p, n in zip(source.parameters, launch.args, strict=True) if p.kind == "size"}
         if [found.get(x) for x in space] != [s["b"], *([s["l"]] if len(space) == 3 else []), s["z"]]:
             return False
-        values = dict(zip(source.accepts, map(array, text.given), strict=True))
+        values = dict(zip(source.accepts, map(plain, text.given), strict=True))
         for p in source.parameters:
             if p.kind != "array":
                 continue
@@ -363,7 +364,7 @@ class Backward(_Joined):
 
     def held(self, value: Any) -> tuple[str, int] | None:
         """What stands in shared memory of this array: dz or the head's gradient, and from which column."""
-        b, samples, z = (self.sizes[x] for x in "blz")
+        b, z = self.sizes["b"], self.sizes["z"]
         if address(value) == address(self.dz) and dense(value) and value.size == self.dz.size:
             return "dz", 0
         width = np.dtype(value.dtype).itemsize
@@ -407,7 +408,7 @@ class Backward(_Joined):
         space = max(source.letters.values(), key=len)
         axis = {space[0]: "b", space[-1]: "z"} | ({space[1]: "l"} if len(space) == 3 else {})
         size = {"b": "size_b", "l": "samples", "z": "size_z"}
-        values = dict(zip(source.accepts, map(array, text.given), strict=True))
+        values = dict(zip(source.accepts, map(plain, text.given), strict=True))
         held = {p.name: self.held(values[p.name]) for p in source.parameters if p.kind == "array"}
         stride = {
             "dz": {"b": "samples * size_z", "l": "size_z", "z": "1"},
