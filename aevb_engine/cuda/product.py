@@ -52,11 +52,6 @@ def choose(m: int, k: int, n: int, tensor_cores: bool = False, width: int = 4) -
 
     ``width``: bytes of all sums of one element, which a thread keeps in registers for its elements of the tile.
     """
-    return cheapest(m, k, n, tensor_cores, width)[1]
-
-
-def cheapest(m: int, k: int, n: int, tensor_cores: bool = False, width: int = 4) -> tuple[float, Tile]:
-    """What ``choose`` expects of its tile, in cycles, and the tile."""
 
     def cycles(tile: Tile) -> float:
         blocks = -(-m // tile.rows) * -(-n // tile.columns)
@@ -64,8 +59,7 @@ def cheapest(m: int, k: int, n: int, tensor_cores: bool = False, width: int = 4)
         return waves * (WAIT + tile.rows * tile.columns * k / 128 * tile.cost)
 
     fits = [t for t in TILES if t.rows * t.columns // 256 * width <= 128 and (t.rows >= 32 or not tensor_cores)]
-    tile = min(fits or TILES[3:4], key=cycles)
-    return cycles(tile), tile
+    return min(fits or TILES[3:4], key=cycles)
 
 
 KERNEL = """\

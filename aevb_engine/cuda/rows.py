@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from aevb_engine.cuda import product
 from aevb_engine.cuda.launch import HEAD, Dim, Shape, Sizes, Source
-from aevb_engine.cuda.product import MULTIPROCESSORS, Product, _array, address, cheapest
+from aevb_engine.cuda.product import MULTIPROCESSORS, Product, _array, address
 from aevb_engine.cuda.source import PREFIX, fill
 from aevb_engine.operation import Buffer
 
@@ -33,6 +34,7 @@ WIDEST = 256  # of a head; wider ones are products like others
 
 # What an H100 needs, in cycles of 1.7 GHz. The weights come from the second-level cache, once for each block: how fast
 # one multiprocessor and all of them together get them bounds the joined form, beside the waits that nothing hides.
+CLEARLY = 0.9  # of an estimate
 BARRIER = 1750  # between two stages: 1 us
 LIGHT = 1000  # a member that is not a product: loads, arithmetic, stores
 PHASE = 600  # first loads, barriers of the block and last sums of a layer
@@ -48,9 +50,17 @@ def joined(blocks: int, layers: Iterable[tuple[int, int]], width: int, sums: int
     return -(-blocks // MULTIPROCESSORS) * (work + 2 * PHASE)  # and the latent pass, and the elements
 
 
-def separate(products: Iterable[tuple[int, int, int]], width: int) -> float:
+def separate(products: Iterable[tuple[int, int, int]]) -> float:
     """Cycles of two products (m, k, n), the light member between them and the two barriers that joining saves."""
-    return sum(cheapest(*shape, width=width)[0] for shape in products) + LIGHT + 2 * BARRIER
+    return sum(_product(*shape) for shape in products) + LIGHT + 2 * BARRIER
+
+
+def _product(m: int, k: int, n: int) -> float:
+    """As ``product.choose`` counts; at best what is idle of the device takes parts of k."""
+    tile = product.choose(m, k, n)
+    blocks = -(-m // tile.rows) * -(-n // tile.columns)
+    inner = max(-(-k * blocks // MULTIPROCESSORS), min(k, tile.depth))
+    return -(-blocks // MULTIPROCESSORS) * (product.WAIT + tile.rows * tile.columns * min(k, inner) / 128 * tile.cost)
 
 
 def choose(sizes: Sizes, width: int, forward: bool) -> int | None:
@@ -68,7 +78,7 @@ def choose(sizes: Sizes, width: int, forward: bool) -> int | None:
         if (room.forward if forward else room.backward) <= SCRATCH[width] and (rows == 1 or rows < 2 * b):
             layers = [(k * h, rows), (z * n, rows * samples)]
             found[rows] = joined(-(-b // rows), layers, width, SUMS[forward])
-    if not found or min(found.values()) > separate(shapes, width):
+    if not found or min(found.values()) > CLEARLY * separate(shapes):
         return None
     if forward:
         return min(found, key=lambda rows: found[rows])

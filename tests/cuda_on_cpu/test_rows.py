@@ -34,8 +34,8 @@ from tests.gpu.test_parity import BASE, CASES, LEARNERS
 compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 NUMBERS = [np.float32, np.float64]
 SEED, STEP, ROW = 7, 6, 40
-# Data points, samples, the encoder's layer, z, the decoder's layer, data points of a block: ones and primes, a last block
-# that is not full, heads wider than a block's share, more samples than sums, layers wider than a block.
+# Data points, samples, the encoder's layer, z, the decoder's layer, data points of a block: ones and primes, a last
+# block that is not full, heads wider than a block's share, more samples than sums, layers wider than a block.
 SHAPES = [
     (1, 1, 1, 1, 1, 1),
     (5, 1, 33, 3, 17, 2),
@@ -314,8 +314,8 @@ def test_when_joining_is_expected_to_be_faster() -> None:
         assert choose(_sizes(100, 1, 20, 200, 20), 4, forward) is None  # a head wider than a block
         assert choose(_sizes(2, 200, 5, 50, 5), 4, forward) is None  # samples that do not fit
         assert choose(_sizes(100, 1, 9000, 1, 10), 4, forward) is None
-    assert joined(100, [(20000, 1), (10000, 1)], 4, 32) < separate([(100, 500, 40), (100, 20, 500)], 4)
-    assert SCRATCH[4] * 4 == SCRATCH[8] * 8 - 1024 and str(SCRATCH[4]) in read("product.cuh")
+    assert joined(100, [(20000, 1), (10000, 1)], 4, 32) < separate([(100, 500, 40), (100, 20, 500)])
+    assert f"? {SCRATCH[4]} : {SCRATCH[8]}]" in read("product.cuh")
 
 
 # The compiler -----------------------------------------------------------------------------------------------
