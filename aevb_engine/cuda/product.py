@@ -119,6 +119,7 @@ class Product:
     last: Any = None  # (k,): one more row of a
     tensor_cores: bool = False
     label: str = ""  # words of the name
+    forced: Tile | None = None  # instead of the one chosen by shape
     before: list[str] = field(default_factory=list)
     element: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
@@ -133,6 +134,8 @@ class Product:
 
     @property
     def tile(self) -> Tile:
+        if self.forced is not None:
+            return self.forced
         (m, n), k = self.shape, int(self.a.shape[1])
         width = len(self.factors) * np.dtype(self.a.dtype).itemsize
         return choose(m, k * len(self.factors), n, self.tensor_cores, width)
