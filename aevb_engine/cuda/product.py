@@ -279,7 +279,9 @@ class Product:
         """
         assert plugin.cuda is not None
         self.parts.add("reduce.cuh")
-        self.device = f"namespace {label} {{\n{plugin.cuda.strip()}\n}}\n"
+        code = plugin.cuda.strip()
+        label += "_" + hashlib.sha256(code.encode()).hexdigest()[:6]  # other options, another text
+        self.device = f"namespace {label} {{\n{code}\n}}\n"
         place = self.array(x, "nc")
         self.before.append(f"const int samples = size_r / size_n;\nT value[$count];".replace("$count", str(self._count)))
         self.before += ["#pragma unroll", f"for (int i = 0; i < {self._count}; i++)", "    value[i] = 0;"]
