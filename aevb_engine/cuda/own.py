@@ -134,7 +134,9 @@ class _Step:
         arrays = {view(y): y}
         product.element.append(f"T v0 = {start};")
         count = 1
-        while count < len(rest) and lower._heads(rest[count:]) is None and self._follows(rest[count], y, known, touched):
+        while (
+            count < len(rest) and lower._heads(rest[count:]) is None and self._follows(rest[count], y, known, touched)
+        ):
             kernel, given = rest[count].kernel, _values(rest[count])
             assert kernel is not None
             product.elementwise(kernel, given, known)

@@ -170,10 +170,14 @@ def test_updates_come_after_every_read() -> None:
         changed: list[tuple[int, int]] = []
         for item in items:
             source = item.source
-            arrays = dict(zip(source.accepts, (g.array if hasattr(g, "per_point") else g for g in item.given), strict=True))
+            arrays = dict(
+                zip(source.accepts, (g.array if hasattr(g, "per_point") else g for g in item.given), strict=True)
+            )
             for p in source.parameters:
                 if p.kind == "array" and lo <= extent(arrays[p.name])[0] < hi:
                     a, b = extent(arrays[p.name])
                     assert not any(a < d and c < b for c, d in changed), f"{case}: {source.name}"
-            changed += [extent(arrays[p.name]) for p in source.parameters if p.written and lo <= extent(arrays[p.name])[0] < hi]
+            changed += [
+                extent(arrays[p.name]) for p in source.parameters if p.written and lo <= extent(arrays[p.name])[0] < hi
+            ]
         assert sum(d - c for c, d in changed) == hi - lo, f"{case}: not every parameter is updated once"
