@@ -50,19 +50,25 @@ MOST_PARTS = 8
 WAIT = 1500  # cycles of a tile that no arithmetic hides: first chunk, groups' sums, epilogue
 
 
-def choose(m: int, k: int, n: int, tensor_cores: bool = False, width: int = 4) -> Tile:
-    """The tile for y (m, n) = a (m, k) b (k, n): few waves over the device, then large tiles.
+def fits(tile: Tile, heads: int = 1, item: int = 4) -> bool:
+    """Whether the registers hold a thread's elements of the tile: ``heads`` sums each, of ``item`` bytes.
 
-    ``width``: bytes of what a thread keeps in registers for each of its elements of the tile.
+    With several sums in double the likelihood's own numbers need as much again.
     """
+    width = heads * item if heads == 1 or item == 4 else 2 * heads * item
+    return tile.rows * tile.columns // 256 * width <= 128
+
+
+def choose(m: int, k: int, n: int, tensor_cores: bool = False, heads: int = 1, item: int = 4) -> Tile:
+    """The tile for y (m, n) = a (m, k) b (k, n), ``heads`` times: few waves over the device, then large tiles."""
 
     def cycles(tile: Tile) -> float:
         blocks = -(-m // tile.rows) * -(-n // tile.columns)
         waves = -(-blocks // MULTIPROCESSORS)
-        return waves * (WAIT + tile.rows * tile.columns * k / 128 * tile.cost)
+        return waves * (WAIT + tile.rows * tile.columns * k * heads / 128 * tile.cost)
 
-    fits = [t for t in TILES if t.rows * t.columns // 256 * width <= 128 and (t.rows >= 32 or not tensor_cores)]
-    return min(fits or TILES[3:4], key=cycles)
+    allowed = [t for t in TILES if fits(t, heads, item) and (t.rows >= 32 or not tensor_cores)]
+    return min(allowed or TILES[3:4], key=cycles)
 
 
 def parts_of(m: int, k: int, n: int, tile: Tile) -> int:
@@ -165,10 +171,7 @@ class Product:
         if self.forced is not None:
             return self.forced
         (m, n), k = self.shape, int(self.a.shape[1])
-        heads, item = len(self.factors), np.dtype(self.a.dtype).itemsize
-        # With several sums in double the likelihood's own numbers no longer find room beside them in larger tiles.
-        width = heads * item if heads == 1 or item == 4 else 2 * heads * item
-        return choose(m, k * heads, n, self.tensor_cores, width)
+        return choose(m, k, n, self.tensor_cores, len(self.factors), np.dtype(self.a.dtype).itemsize)
 
     @property
     def share(self) -> int:

@@ -93,7 +93,7 @@ def test_tiles_follow_the_shape() -> None:
     assert choose(100, 500, 40).rows == 16
     assert choose(4096, 4096, 4096) == TILES[0]
     assert choose(100, 500, 40, tensor_cores=True).rows == 32
-    assert choose(4096, 512, 4096, width=16) != TILES[0]  # its sums would not fit the registers
+    assert choose(4096, 512, 4096, heads=4) != TILES[0]  # its sums would not fit the registers
 
 
 # Planted errors ---------------------------------------------------------------------------------------------
