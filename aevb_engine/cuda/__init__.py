@@ -17,7 +17,8 @@ grid, block and the complete argument tuple with NumPy scalars of the right widt
 compilable text of many kernels: no headers, so NVRTC needs no include path.
 
 Sources: ``source.generate`` (declared elementwise kernels and sums), ``likelihood.likelihood`` (a decoder plugin),
-``optimizer.optimizer`` (an optimizer plugin) and ``handwritten`` (the ``.cu`` files beside this one).
+``optimizer.optimizer`` (an optimizer plugin) and ``handwritten`` (the ``.cu`` files beside this one). ``own.own`` makes
+a whole step of texts: products of ``product.Product`` with what follows them as epilogue.
 
 No kernel uses float atomics; every sum has an order fixed by the shapes, so that two runs give the same bits.
 """
