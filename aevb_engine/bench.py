@@ -15,7 +15,7 @@ from aevb_engine import registry
 from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.operation import Buffer
-from aevb_engine.training.step import BLOCK, ResidentRows
+from aevb_engine.training.step import ResidentRows
 from aevb_engine.training.trainer import Settings, Trainer
 
 
@@ -141,8 +141,8 @@ def floor_seconds(run: Callable[[], None], seconds: float = 0.1) -> float:
 def advance_seconds(made: Trainer, steps: int) -> float:
     """Mean time of a step over so many."""
     start = time.perf_counter()
-    for first in range(0, steps, BLOCK):
-        made.advance(min(BLOCK, steps - first))
+    for first in range(0, steps, made.block):
+        made.advance(min(made.block, steps - first))
     return (time.perf_counter() - start) / steps
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from aevb_engine.objectives.base import Objective
 from aevb_engine.operation import Buffer
 from aevb_engine.training.loop import Progress, fit
 from aevb_engine.training.optimizer import Optimizer
+from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
 from aevb_engine.training.step import ResidentRows
 from aevb_engine.training.trainer import Settings, Trainer
@@ -38,7 +41,7 @@ class VAE:
 
     ``decoder``: a registered name or a Likelihood. ``hidden``: widths of the encoder, mirrored in the decoder; ``()``
     is a linear model. Other keywords are the options of ``aevb-engine run`` (``lr``, ``objective``, ``samples``,
-    ``batch_size``, ``activation``, ``weight_decay``, ``lr_schedule``, ``precision``, ``seed``, ``threads``,
+    ``batch_size``, ``activation``, ``weight_decay``, ``lr_schedule``, ``precision``, ``trainer``, ``seed``,
     ``decoder_options``, ``optimizer_options``, ...). All bounds are in nats a data point; higher is better.
     """
 
@@ -67,6 +70,7 @@ class VAE:
             self.config = RunConfig.from_mapping(values, "VAE")
         except DataError as error:
             raise UsageError(str(error)) from error
+        refuse(self.config.trainer, self.config.graph, self.config.precision, backend)
         named = isinstance(decoder, str)
         self._likelihood: Likelihood = (
             registry.create("decoder", decoder, self.config.decoder_options) if named else decoder  # type: ignore[arg-type, assignment]
@@ -74,6 +78,7 @@ class VAE:
         self._named = named
         self._objective: Objective = chosen_objective(self.config.objective, self.config.objective_options)
         self._model: Model | None = None
+        self._reason: str | None = None  # why auto means the CPU
         self._trainer: Trainer | None = None
         self._facts: dict[str, Any] = {"log_variance_unit": 0.0, "unit_interval": False}
         self.history: list[dict[str, float]] = []
@@ -110,9 +115,15 @@ class VAE:
             weight_decay=config.weight_decay,
             seed=config.seed,
             threads=threads,
-        )
+            plan=choose_plan(
+                config.trainer, config.graph, config.precision, model.backend, self._reason,
+                multiply_adds=multiply_adds(model, config.batch_size * config.samples),
+            ),
+        )  # fmt: skip
         rows = self._resident(dataset.train, dataset.scale, dataset.dynamic)
         trainer = Trainer(model, optimizer, rows, settings)
+        for line in trainer.warnings:
+            warnings.warn(line, stacklevel=2)
         if self._trainer is not None:
             kept = self._trainer.arrays()
             if self._trainer.count != trainer.count:  # chains on other data points are of no use
@@ -168,7 +179,7 @@ class VAE:
             raise DataError(f"data of shape {rows.shape}; rows (N, D) are needed")
         if self._model is not None and rows.shape[1] != self._model.architecture.dim:
             raise DataError(f"data of {rows.shape[1]} columns; the model has {self._model.architecture.dim}")
-        return rows if rows.dtype == np.uint8 else rows.astype(self.config.precision)
+        return rows if rows.dtype == np.uint8 else rows.astype(self.config.dtype)
 
     def _build(self, dataset: Dataset) -> Model:
         if self._model is None:
@@ -177,7 +188,7 @@ class VAE:
                 "unit_interval": dataset.unit_interval,
             }
             self._likelihood.adapt(**self._facts)
-            self._model = _model(self.config, self._likelihood, dataset.dim)
+            self._model, self._reason = _model(self.config, self._likelihood, dataset.dim)
             self._model.parameters.initialize(self.config.seed, self.config.initial)
         elif self._model.architecture.dim != dataset.dim:
             raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
@@ -242,7 +253,7 @@ class VAE:
 
     def decode(self, z: Any) -> Array:
         """Mean (N, D) of p(x | z) for z (N, Z)."""
-        latent = np.asarray(z, dtype=self.config.precision)
+        latent = np.asarray(z, dtype=self.config.dtype)
         if latent.ndim != 2 or latent.shape[1] != self.model.architecture.latent or not len(latent):
             raise DataError(f"z of shape {latent.shape}; (N, {self.model.architecture.latent}) is needed")
         return apply.decode(self.model, latent)
@@ -305,7 +316,9 @@ def load(path: str | Path) -> VAE:
     )
     vae._likelihood.adapt(**facts)
     vae._facts = facts
-    model = _model(config, vae._likelihood, dim)
+    model, vae._reason = _model(config, vae._likelihood, dim)
+    if model.backend.name == "cpu":  # trained on a GPU, perhaps; it goes on as the CPU does
+        vae.config = replace(vae.config, trainer="auto", graph=False, precision=config.dtype)  # type: ignore[arg-type]
     if theta.shape != (model.parameters.size,):
         raise FileFormatError(f"{place} holds {theta.size} parameters; its configuration needs {model.parameters.size}")
     model.parameters.theta[...] = model.backend.upload(theta.astype(model.dtype))
@@ -313,9 +326,11 @@ def load(path: str | Path) -> VAE:
     return vae
 
 
-def _model(config: RunConfig, likelihood: Likelihood, dim: int) -> Model:
-    architecture = Architecture(dim, config.latent_dim, config.hidden, config.activation, config.precision)
-    return Model(architecture, likelihood, choose(config.backend, config.threads)[0])
+def _model(config: RunConfig, likelihood: Likelihood, dim: int) -> tuple[Model, str | None]:
+    """The model, and why it is on the CPU."""
+    architecture = Architecture(dim, config.latent_dim, config.hidden, config.activation, config.dtype)
+    backend, reason = choose(config.backend, config.threads)
+    return Model(architecture, likelihood, backend), reason
 
 
 class _History:

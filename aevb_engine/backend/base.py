@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -10,6 +11,37 @@ import numpy.typing as npt
 from aevb_engine.operation import Operation, Rows
 
 Call = Callable[[], None]
+PATHS = ("eager", "graph", "persistent")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the steps of training run on a device.
+
+    ``path``: eager, launch by launch; graph, captured and replayed; persistent, many steps in one kernel.
+    ``products``: fp32, or tf32 where inputs of products are rounded to 10 bits. ``strict``: a path that cannot run is
+    an error with this mend; without one the step runs eagerly, with a warning.
+    """
+
+    path: str = "eager"
+    products: str = "fp32"
+    strict: str = ""
+
+
+class Replay(Protocol):
+    """A whole training step, compiled for a path other than the eager one."""
+
+    def run(self, times: int) -> None:
+        """Enqueue so many steps."""
+        ...
+
+    def note(self, place: Any) -> None:
+        """Enqueue writing a number into ``place`` (1, 1) on the device that tells whether all went well."""
+        ...
+
+    def check(self, noted: float) -> None:
+        """BackendError where the number, read by the host, says that a step was not carried out."""
+        ...
 
 
 class Backend(Protocol):
@@ -18,12 +50,17 @@ class Backend(Protocol):
     name: str  # "cpu" or "gpu"
     xp: Any  # numpy or cupy
     threads: int
+    asynchronous: bool  # whether ``run`` comes back before the work is done
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any: ...
     def upload(self, array: npt.NDArray[Any]) -> Any: ...
     def download(self, array: Any) -> npt.NDArray[Any]: ...
-    def bind(self, operations: Sequence[Operation], rows: Rows) -> list[Call]:
-        """The calls that carry out the operations on a share of the rows, in order."""
+    def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
+        """The calls that carry out the operations on a share of the rows, in order; ``products`` as in Plan."""
+        ...
+
+    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
+        """The operations of a whole step for a path other than the eager one; BackendError where it cannot run."""
         ...
 
     def device(self) -> str:

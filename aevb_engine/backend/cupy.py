@@ -7,14 +7,14 @@ never falls back to the CPU.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.backend.base import Call
+from aevb_engine.backend.base import Call, Plan, Replay
 from aevb_engine.cuda.launch import Launch
 from aevb_engine.cuda.lower import Product, Text, lower
 from aevb_engine.cuda.module import module
@@ -30,6 +30,7 @@ class CupyBackend:
 
     name = "gpu"
     threads = 1
+    asynchronous = True
 
     def __init__(self) -> None:
         self.xp: Any = open_cupy()
@@ -57,28 +58,50 @@ class CupyBackend:
         free, total = self.xp.cuda.runtime.memGetInfo()
         return {"pool": pool.total_bytes(), "used": pool.used_bytes(), "free": free, "total": total}
 
-    def bind(self, operations: Sequence[Operation], rows: Rows) -> list[Call]:
+    def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
         items = lower(operations)
         launches = {i: t.source.launch(*t.arrays(rows)) for i, t in enumerate(items) if isinstance(t, Text)}
         functions: dict[str, Any] = {}
         if launches:
             used = [t.source for t in items if isinstance(t, Text)]
-            code = module(used, _number(launches.values()))
+            code = module(used, number(launches.values()))
             compiled = self.xp.RawModule(code=code, options=OPTIONS)
             functions = {s.name: compiled.get_function(s.name) for s in used}
+        rounded = self._in_tf32 if products == "tf32" else lambda call: call
         calls: list[Call] = []
         for i, item in enumerate(items):
             if isinstance(item, Text):
                 calls.append(_launch(functions[launches[i].name], launches[i]))
             elif isinstance(item, Product):
-                calls.append(self._product(*(b.view(rows) for b in (item.x, item.weight, item.y))))
+                calls.append(rounded(self._product(*(b.view(rows) for b in (item.x, item.weight, item.y)))))
             else:
-                calls.append(item.bind(self.xp, rows))
+                calls.append(rounded(item.bind(self.xp, rows)))
         return calls
+
+    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
+        from aevb_engine.backend.replay import Graph, Persistent  # few runs need it
+
+        made: Callable[..., Replay] = Graph if plan.path == "graph" else Persistent
+        return made(self.xp, self.stream, operations, rows, plan.products)
 
     def _product(self, x: Any, weight: Any, y: Any) -> Call:
         matmul = self.xp.matmul
         return lambda: matmul(x, weight, out=y)
+
+    def _in_tf32(self, call: Call) -> Call:
+        """The call with CuPy's float32 products in TF32, which is off before and after."""
+        core = self.xp._core
+        tf32 = core._routines_linalg.COMPUTE_TYPE_TF32
+
+        def run() -> None:
+            before = core.get_compute_type(np.float32)
+            core.set_compute_type(np.float32, tf32)
+            try:
+                call()
+            finally:
+                core.set_compute_type(np.float32, before)
+
+        return run
 
     def run(self, phases: Sequence[Sequence[Sequence[Call]]], times: int) -> None:
         calls = [call for phase in phases for share in phase for call in share]
@@ -102,7 +125,7 @@ def _launch(function: Any, launch: Launch) -> Call:
     return lambda: function(grid, block, args)
 
 
-def _number(launches: Any) -> Any:
+def number(launches: Any) -> Any:
     """float32 or float64: the type of the arrays among the arguments; small integer tables do not count."""
     for launch in launches:
         for argument in launch.args:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import threadpoolctl
 
 from aevb_engine import jit
-from aevb_engine.backend.base import Call
+from aevb_engine.backend.base import Call, Plan, Replay
+from aevb_engine.errors import BackendError
 from aevb_engine.operation import Operation, Rows
 
 # Elements in the buffers through which NumPy passes broadcast, strided and converted operands: below 4 KiB each, where
@@ -31,6 +32,7 @@ class NumpyBackend:
 
     name = "cpu"
     xp: Any = np
+    asynchronous = False
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or physical_cores()
@@ -46,12 +48,17 @@ class NumpyBackend:
     def download(self, array: Any) -> npt.NDArray[Any]:
         return np.array(array)
 
-    def bind(self, operations: Sequence[Operation], rows: Rows) -> list[Call]:
+    def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
+        if products != "fp32":
+            raise BackendError(f"products in {products} need a GPU")
         if jit.available():
             from aevb_engine.compiled.lower import lower  # imports numba
 
             operations = lower(operations)
         return [operation.bind(np, rows) for operation in operations]
+
+    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
+        raise BackendError(f"trainer {plan.path} needs a GPU")
 
     def device(self) -> str:
         return platform.processor() or platform.machine()

@@ -40,7 +40,9 @@ class RunConfig:
     until_converged: bool = False
     validation: float = 0.0
     backend: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["float32", "float64"] = "float32"
+    trainer: Literal["auto", "eager", "graph", "persistent"] = "auto"  # of a GPU; the path taken, once it is known
+    graph: bool = False
+    precision: Literal["float32", "float64", "tf32"] = "float32"
     seed: int = 0
     threads: int | None = None
     eval_every: int | None = None
@@ -76,6 +78,13 @@ class RunConfig:
             raise UsageError(f"--seed {self.seed}: a number in 0 .. 2^64 - 1 is needed")
         if self.epochs is not None and self.steps is not None:
             raise UsageError("--epochs and --steps exclude each other; give one of them")
+        if self.graph and self.trainer not in ("auto", "graph"):
+            raise UsageError(f"--graph and --trainer {self.trainer} exclude each other; give one of them")
+
+    @property
+    def dtype(self) -> str:
+        """The type of the arrays; under tf32 only the products differ."""
+        return "float32" if self.precision == "tf32" else self.precision
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

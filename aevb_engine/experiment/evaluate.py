@@ -65,7 +65,7 @@ def open_run(
     changes: dict[str, Any] = {"threads": threads}  # not the run's own, which are those that pay in a step
     if backend is not None:
         changes["backend"] = backend
-    session = prepare(replace(config, **changes), progress)
+    session = prepare(replace(config, **changes), progress, training=False)
     if session.data_hash != (record.get("data") or {}).get("rows_sha256"):
         raise FileFormatError(
             f"the data set '{config.dataset}' has other content than when the run began; restore it to evaluate the run"

@@ -25,7 +25,7 @@ from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.session import Session, prepare, subset
 from aevb_engine.objectives.mcem import Mcem
 from aevb_engine.operation import Buffer
-from aevb_engine.training.step import BLOCK, ResidentRows
+from aevb_engine.training.step import ResidentRows
 from aevb_engine.training.trainer import Diverged
 
 SCHEMA = 1
@@ -221,7 +221,7 @@ class _Study:
         what = f"{session.config.objective} on {trainer.count:,} data points"
         while trainer.step < steps:
             began = time.perf_counter()
-            trainer.advance(min(BLOCK, steps - trainer.step))
+            trainer.advance(min(trainer.block, steps - trainer.step))
             seconds += time.perf_counter() - began
             if self.progress is not None:
                 self.progress(what, trainer.step, steps)

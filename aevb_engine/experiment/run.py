@@ -77,6 +77,7 @@ def start(
             # A data set's own facts may hold the sha256 of its file; resume compares the rows.
             data={**session.dataset.info, "rows_sha256": session.data_hash, "lattice": _lattice(session)},
             device=session.backend.device(),
+            encoder_columns=session.trainer.inner.model.encoder.mlp.inputs,  # without those that are always zero
             total_steps=session.total_steps,
             eval_every=session.eval_every,
             held_out=session.held_out_is,
@@ -109,7 +110,7 @@ def resume(
             if exact:
                 raise FileFormatError(line)
             display.note(line)
-        session = prepare(config, display.data)
+        session = prepare(config, display.data, resumed=True)
         if session.data_hash != record.get("data", {}).get("rows_sha256"):
             raise FileFormatError(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
@@ -289,6 +290,8 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "status": status,
         "backend": session.backend.name,
         "device": session.backend.device(),
+        "trainer": trainer.inner.plan.path if session.backend.name != "cpu" else None,
+        "precision": config.precision,
         "dataset": config.dataset,
         "binarize": config.binarize,
         "decoder": config.decoder,

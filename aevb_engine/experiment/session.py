@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine import registry
-from aevb_engine.backend.base import Backend
+from aevb_engine.backend.base import Backend, Plan
 from aevb_engine.backend.choose import choose
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
@@ -27,6 +27,7 @@ from aevb_engine.objectives.base import Objective
 from aevb_engine.operation import Buffer
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import permutation, split
+from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
 from aevb_engine.training.step import ResidentRows
 from aevb_engine.training.trainer import Settings, Trainer
@@ -78,12 +79,20 @@ class Session:
 
 
 def prepare(
-    config: RunConfig, progress: Progress | None = None, change: Callable[[Dataset], Dataset] | None = None
+    config: RunConfig,
+    progress: Progress | None = None,
+    change: Callable[[Dataset], Dataset] | None = None,
+    *,
+    resumed: bool = False,
+    training: bool = True,
 ) -> Session:
     """Load the data and build everything; nothing is written. Raises the errors of contracts for each wrong option.
 
-    ``change`` is applied to the data once loaded, such as ``subset``.
+    ``change`` is applied to the data once loaded, such as ``subset``. ``resumed``: the steps take the very path of
+    ``config``, or none. Without ``training`` nothing is asked of the backend but that it computes the bounds.
     """
+    if training and not resumed:
+        refuse(config.trainer, config.graph, config.precision, config.backend)
     warnings: list[str] = []
     chosen = objective(config.objective, config.objective_options)
     if config.until_converged and judge(chosen) is None:
@@ -116,8 +125,14 @@ def prepare(
     likelihood.adapt(log_variance_unit=dataset.log_variance_unit, unit_interval=dataset.unit_interval)
     backend, reason = choose(config.backend, config.threads)
     notes = [reason] if reason else []
-    architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.precision)
+    architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.dtype)
     model = Model(architecture, likelihood, backend)
+    plan = Plan()
+    if training:
+        plan = choose_plan(
+            config.trainer, config.graph, config.precision, backend, reason,
+            multiply_adds=multiply_adds(model, config.batch_size * config.samples), resumed=resumed,
+        )  # fmt: skip
     model.parameters.initialize(config.seed, config.initial)
     threads = config.threads or choose_threads(model, config.batch_size * config.samples, backend.threads)
     config = replace(
@@ -137,9 +152,13 @@ def prepare(
         weight_decay=config.weight_decay,
         seed=config.seed,
         threads=threads,
+        plan=plan,
     )
     resident = _resident(backend, model, train, dataset.scale, dataset.dynamic)
     trainer = Trainer(model, optimizer, resident, settings)
+    warnings += trainer.warnings
+    if training and backend.name != "cpu":
+        config = replace(config, trainer=trainer.inner.plan.path)  # type: ignore[arg-type] # a resume goes on with it
     test_rows = _resident(backend, model, dataset.test, dataset.scale, False)
     by = judge(chosen)
     test = held_out = None

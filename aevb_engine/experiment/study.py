@@ -16,7 +16,7 @@ from aevb_engine.experiment.evaluate import Progress, rows_of
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.session import prepare
 from aevb_engine.operation import Buffer
-from aevb_engine.training.step import BLOCK, ResidentRows
+from aevb_engine.training.step import ResidentRows
 
 SCHEMA = 1
 MOST_ROWS = 100_000  # M x L: decoded rows of one pass
@@ -52,7 +52,7 @@ def variance_study(
         raise UsageError(f"--objective {config.objective}: it trains no encoder, whose gradient this study is about")
     trainer, config = session.trainer, session.config
     while trainer.step < steps:
-        trainer.advance(min(BLOCK, steps - trainer.step))
+        trainer.advance(min(trainer.block, steps - trainer.step))
         if progress is not None:
             progress("training", trainer.step, steps)
     rows = rows_of(session, "train")

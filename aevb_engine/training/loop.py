@@ -58,14 +58,14 @@ def fit(
     convergence; evaluations in the objective's warm-up do not count as waiting.
     """
     warmup = trainer.objective.warmup
-    pace = RESPONSE / BLOCK  # seconds a step, first guess: one full block
+    pace = RESPONSE / BLOCK  # seconds a step, first guess: a short block
     while trainer.step < total:
         if until_converged and progress.convergence.converged:
             return "converged"
         if listener.stop():
             return "stopped"
         to_evaluation = eval_every - trainer.step % eval_every
-        steps = max(1, min(BLOCK, to_evaluation, total - trainer.step, int(RESPONSE / pace)))
+        steps = max(1, min(trainer.block, to_evaluation, total - trainer.step, int(RESPONSE / pace)))
         start = time.perf_counter()
         rows = trainer.advance(steps)
         elapsed = time.perf_counter() - start

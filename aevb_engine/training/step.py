@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from aevb_engine import jit
-from aevb_engine.backend.base import Backend, Call
+from aevb_engine.backend.base import Backend, Call, Plan, Replay
+from aevb_engine.errors import BackendError
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.kernels.philox import key, stream_id
@@ -31,8 +32,11 @@ from aevb_engine.objectives.program import Feed, Pass, Program
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
+from aevb_engine.training.pruning import select_columns
 
 BLOCK = 50  # steps between two looks of the host
+REPLAYED_BLOCK = 500  # where a step takes microseconds; the loop takes fewer of long steps
+LARGEST_BLOCK = 5000  # of the persistent path: an epoch in one launch
 CHUNK = 1 << 15  # parameters an optimizer pass takes at a time: gradient, state and scratch stay in the cache
 
 
@@ -56,7 +60,9 @@ class Clock:
         self.row = ws.table("row", 1, dtype=np.int64)  # number of the batch's first row in the noise
         self.orders = ws.table("orders", block, ws.batch, dtype=np.int64)
         self.rates = ws.table("rates", block, width)
-        self.metrics = ws.table("metrics", block, 3, dtype=np.float64)
+        # First what the host has to know of the block: the sum of the parameters, and what the path notes.
+        self.report = ws.table("metrics", 1 + block, 3, dtype=np.float64)
+        self.metrics = self.report.part(slice(1, None))
         self.index = ws.one("index", dtype=np.int64)
         self.coef = ws.table("coef", width)
         self.extra = self.coef.part(slice(width - extra, None))
@@ -248,8 +254,13 @@ class TrainingStep:
         seed: int,
         decay: float = 0.0,
         threads: int = 1,
+        plan: Plan | None = None,
+        columns: Any = None,
     ) -> None:
+        """``columns``: those of the data that a model with a narrower encoder reads."""
         self.model = model
+        self.plan = plan = plan or Plan()
+        self.warnings: list[str] = []  # one where the plan's path cannot run
         backend: Backend = model.backend
         self.backend = backend
         self.ws = ws = Workspace(backend, batch, samples, model.dtype)
@@ -257,7 +268,9 @@ class TrainingStep:
         self.optimizer = optimizer
         self.objective = chosen = objective(objective_name)
         extra = len(chosen.coefficients(1))
-        self.clock = clock = Clock(ws, BLOCK, len(optimizer.coefficients(1, 1.0)), extra)
+        count = int(data.data.array.shape[0])
+        self.block = block_length(plan.path, count * chosen.updates // batch)
+        self.clock = clock = Clock(ws, self.block, len(optimizer.coefficients(1, 1.0)), extra)
         batch_pass = Pass(model, ws, gradient=True)
         batch_pass.noise = [draw_noise(clock, batch_pass.eps, seed, "noise", ahead=True)]
         self.first = [advance(clock)]
@@ -266,12 +279,13 @@ class TrainingStep:
             drawn = copy.copy(clock)
             drawn.step = ws.table("visit", 1, dtype=np.int64)
             self.first.append(count_visits(clock, drawn.step, chosen.updates))
-        count = int(data.data.array.shape[0])
         batch_pass.feed = Feed(count, seed, clock.index, drawn.step, clock.row, clock.extra)
         self.program: Program = chosen.build(batch_pass)
         program = self.program
         self.first += program.prepare
         read = read_batch(ws, drawn, batch_pass.x, data, seed)
+        if columns is not None:
+            read.append(select_columns(batch_pass.x, columns, batch_pass.encoder_input))
         self.rows = [*read, *program.rows]
         self.visit = [*read, *program.visit, *program.rows]
         self.last = [record(ws, clock)]
@@ -283,14 +297,40 @@ class TrainingStep:
             lo, hi = _range(part)
             operations.append(update_range(model, optimizer, self.state, clock, decay, lo, hi))
             self.parameters.append(operations)
-        update = [backend.bind(part, everything) for part in self.parameters]
+        self.phases: list[list[list[Call]]] = []
+        self.visit_phases = self.phases
+        self.replay: Replay | None = None  # of every step, in place of the phases
+        if plan.path != "eager":
+            self._replay(everything)
+        if self.replay is None:
+            self._bind(everything, shares(batch, threads))
+
+    def _bind(self, everything: Rows, row_shares: list[Rows]) -> None:
+        """Every phase, call by call."""
+        backend, products, program = self.backend, self.plan.products, self.program
+        update = [backend.bind(part, everything, products) for part in self.parameters]
 
         def phases(rows: list[Operation], last: list[Operation]) -> list[list[list[Call]]]:
-            row_shares = [backend.bind(rows, share) for share in shares(batch, threads)]
-            return [[backend.bind(self.first, everything)], row_shares, update, [backend.bind(last, everything)]]
+            bound = [backend.bind(rows, share, products) for share in row_shares]
+            first = backend.bind(self.first, everything, products)
+            return [[first], bound, update, [backend.bind(last, everything, products)]]
 
         self.phases = phases(self.rows, self.last)
         self.visit_phases = phases(self.visit, self.leave) if program.visit or program.leave else self.phases
+
+    def _replay(self, everything: Rows) -> None:
+        """The whole step on the plan's path; where it cannot run, an error or a warning and the eager path."""
+        updates = [operation for part in self.parameters for operation in part]
+        try:
+            if self.objective.updates > 1:
+                raise BackendError(f"trainer {self.plan.path}: the objective uses a batch for several steps")
+            self.replay = self.backend.replay(self.plan, [*self.first, *self.visit, *updates, *self.leave], everything)
+        except BackendError as error:
+            if self.plan.strict:
+                raise BackendError(f"{error}; {self.plan.strict}") from error
+            self.warnings.append(f"{error}; the steps run eagerly")
+            self.plan = replace(self.plan, path="eager")
+            self.block = min(self.block, BLOCK)
 
     def coefficients(self, step: int, lr: float) -> list[float]:
         """A row of the table of rates: the numbers of the optimizer, then of the objective; steps count from 1."""
@@ -300,6 +340,9 @@ class TrainingStep:
     def run(self, times: int, first: int = 0) -> None:
         """Run ``times`` steps of the block; ``first``: steps done before, which tells where a batch begins."""
         updates = self.objective.updates
+        if self.replay is not None:
+            self.replay.run(times)
+            return
         if updates == 1:
             self.backend.run(self.visit_phases, times)
             return
@@ -309,6 +352,27 @@ class TrainingStep:
             count = 1 if place == 0 else min(updates - place, times - done)
             self.backend.run(self.visit_phases if place == 0 else self.phases, count)
             done += count
+
+    def report(self) -> None:
+        """After the steps of a block: the head of its report, without waiting for it."""
+        head = self.clock.report.array
+        with np.errstate(all="ignore"):
+            head[:1, 0] = self.model.parameters.theta.sum()
+        if self.replay is not None:
+            self.replay.note(head[:1, 1:2])
+
+    def check(self, head: Any) -> bool:
+        """The head of the report, read by the host: whether the parameters are finite. BackendError for lost steps."""
+        if self.replay is not None:
+            self.replay.check(float(head[1]))
+        return bool(np.isfinite(head[0]))
+
+
+def block_length(path: str, epoch: int) -> int:
+    """Steps between two looks of the host, at most; an epoch has ``epoch`` steps."""
+    if path == "persistent":
+        return max(REPLAYED_BLOCK, min(epoch, LARGEST_BLOCK))
+    return REPLAYED_BLOCK if path == "graph" else BLOCK
 
 
 def _range(part: list[tuple[GradientPiece, int, int]]) -> tuple[int, int]:

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aevb_engine.backend.base import Plan
 from aevb_engine.errors import FileFormatError, TrainingError, UsageError
 from aevb_engine.model.model import Model
+from aevb_engine.objectives import objective
 from aevb_engine.objectives.base import COLUMNS, Objective
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import Order
+from aevb_engine.training.pruning import pruned
 from aevb_engine.training.schedule import Schedule
-from aevb_engine.training.step import BLOCK, ResidentRows, TrainingStep
+from aevb_engine.training.step import ResidentRows, TrainingStep
 
 SNAPSHOT = 500  # steps between copies of parameters and state
 TRAIN_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "lr")
@@ -48,6 +51,20 @@ class Settings:
     weight_decay: float = 0.0
     seed: int = 0
     threads: int = 1
+    plan: Plan = field(default_factory=Plan)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What changes between steps, for those from ``first`` on."""
+
+    first: int  # steps done before
+    orders: npt.NDArray[np.int64]  # (steps, batch) row numbers
+    coefficients: npt.NDArray[Any]  # (steps, numbers) of the optimizer and the objective
+    rates: list[float]
+
+    def __len__(self) -> int:
+        return len(self.rates)
 
 
 class Trainer:
@@ -58,53 +75,94 @@ class Trainer:
         if not 1 <= settings.batch <= count:
             raise UsageError(f"--batch-size {settings.batch}: must be between 1 and the {count} training rows")
         self.model = model
+        self.data = data
         self.optimizer = optimizer
         self.settings = settings
         self.count = count
+        self.objective: Objective = objective(settings.objective)
+        self.pruned = pruned(model, optimizer, self.objective, data.data.array, settings.weight_decay)
+        self._build()
+        self.order = Order(settings.seed, count, settings.batch, self.objective.updates)
+        self.step = 0
+        self._kept: list[Any] = []  # a copy of the state on the device, after the steps ``_kept_at``
+        self._kept_at: int | None = None
+        self._ahead: Tables | None = None
+
+    @property
+    def block(self) -> int:
+        """Steps that ``advance`` takes at most."""
+        return self.inner.block
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line where the chosen path cannot run the step."""
+        return self.inner.warnings
+
+    def _build(self) -> None:
+        """The step on the model or on its live columns; there ``_whole`` holds the optimizer's state of all columns."""
+        settings, model = self.settings, self.model
         self.inner = TrainingStep(
-            model,
-            optimizer,
-            data,
-            objective_name=settings.objective,
+            self.pruned.model if self.pruned else model,
+            self.optimizer,
+            self.data,
+            objective_name=self.objective,
             batch=settings.batch,
             samples=settings.samples,
             seed=settings.seed,
-            decay=settings.weight_decay / count,
+            decay=settings.weight_decay / self.count,
             threads=settings.threads,
+            plan=settings.plan,
+            columns=self.pruned.columns if self.pruned else None,
         )
-        self.objective: Objective = self.inner.objective
-        self.order = Order(settings.seed, count, settings.batch, self.objective.updates)
-        self.step = 0
-        self._snapshot: tuple[int, list[npt.NDArray[Any]]] | None = None
+        self._whole = [np.zeros_like(model.parameters.theta) for _ in self.inner.state] if self.pruned else []
 
     def advance(self, steps: int) -> npt.NDArray[np.float64]:
         """Run ``steps`` (at most a block) and return their rows of ``TRAIN_COLUMNS``; raises Diverged."""
-        if self._snapshot is None or self.step - self._snapshot[0] >= SNAPSHOT:
-            self._snapshot = (self.step, self._copy())
-        rows = self._run(steps)
-        if not (np.isfinite(rows[:, self._defined]).all() and self._parameters_finite()):
+        if not 1 <= steps <= self.block:
+            raise ValueError(f"{steps} steps: a block has 1 to {self.block}")
+        if self._kept_at is None or self.step - self._kept_at >= SNAPSHOT:
+            self._keep()
+        rows, finite = self._run(steps)
+        if not (np.isfinite(rows[:, self._defined]).all() and finite):
             self._find_divergence()
         return rows
 
-    def _run(self, steps: int) -> npt.NDArray[np.float64]:
-        if not 1 <= steps <= BLOCK:
-            raise ValueError(f"{steps} steps: a block has 1 to {BLOCK}")
+    def _run(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
+        """The rows of the steps, and whether the parameters are finite."""
         settings, clock, backend = self.settings, self.inner.clock, self.model.backend
         first = self.step
-        rates = [settings.lr * settings.schedule(first + i + 1) for i in range(steps)]
-        coefficients = [self.inner.coefficients(first + i + 1, lr) for i, lr in enumerate(rates)]
-        clock.orders.array[:steps] = backend.upload(self.order.rows(first, steps))
-        clock.rates.array[:steps] = backend.upload(np.array(coefficients, self.model.dtype))
+        tables = self._tables(first, steps)
+        clock.orders.array[:steps] = backend.upload(tables.orders[:steps])
+        clock.rates.array[:steps] = backend.upload(tables.coefficients[:steps])
         clock.step.array[...] = first
         clock.cursor.array[...] = 0
+        own, whole = self.inner.model.parameters, self.model.parameters
+        if self.pruned:  # between two blocks the whole model's parameters are the ones that count
+            self.pruned.take(whole.theta, own.theta)
         self.inner.run(steps, first)
+        if self.pruned:
+            self.pruned.put(own.theta, whole.theta)
+            self.pruned.put(own.grad, whole.grad)
+        self.inner.report()
+        if backend.asynchronous:  # the next tables are made while the device is at work
+            self._ahead = self._tables(first + steps, steps)
+        report = backend.download(clock.report.array[: 1 + steps])
+        finite = self.inner.check(report[0])
         self.step = first + steps
         out = np.empty((steps, len(TRAIN_COLUMNS)))
         out[:, 0] = np.arange(first + 1, self.step + 1)
         out[:, 1] = -(-out[:, 0] // self.objective.updates) * settings.batch  # a batch is seen once
-        out[:, 2:5] = backend.download(clock.metrics.array)[:steps]
-        out[:, 5] = rates
-        return out
+        out[:, 2:5] = report[1:]
+        out[:, 5] = tables.rates[:steps]
+        return out, finite
+
+    def _tables(self, first: int, steps: int) -> Tables:
+        """Those of the steps, or of more, which were made ahead."""
+        if self._ahead is not None and self._ahead.first == first and len(self._ahead) >= steps:
+            return self._ahead
+        rates = [self.settings.lr * self.settings.schedule(first + i + 1) for i in range(steps)]
+        coefficients = [self.inner.coefficients(first + i + 1, lr) for i, lr in enumerate(rates)]
+        return Tables(first, self.order.rows(first, steps), np.array(coefficients, self.model.dtype), rates)
 
     # State --------------------------------------------------------------------------------------------------
 
@@ -116,14 +174,18 @@ class Trainer:
     @property
     def trained(self) -> int:
         """Parameters that the objective trains."""
-        return sum(int(p.parameter.hi - p.parameter.lo) for p in self.inner.program.pieces)
+        names = {p.parameter.name for p in self.inner.program.pieces}
+        return sum(p.hi - p.lo for p in self.model.parameters.named.values() if p.name in names)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Parameters, the optimizer's and the objective's state, by name, as a checkpoint stores them."""
-        return dict(zip(self._names(), self._copy(), strict=True))
+        return dict(zip(self._names(), (self.model.backend.download(a) for a in self._current()), strict=True))
 
     def restore(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from a checkpoint's ``step`` and ``arrays``."""
+        if self.pruned and self._moving(arrays):
+            self.pruned = None
+            self._build()
         for name, target in zip(self._names(), self._live(), strict=True):
             stored = arrays.get(name)
             if stored is None or stored.shape != target.shape or stored.dtype != target.dtype:
@@ -133,8 +195,16 @@ class Trainer:
                     "it belongs to another configuration"
                 )
             target[...] = self.model.backend.upload(stored)
+        self._take()
         self.step = step
-        self._snapshot = None
+        self._kept_at = None
+
+    def _moving(self, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+        """Whether the state still moves weights of columns left out: those were not always zero."""
+        assert self.pruned is not None
+        stored = [arrays.get(f"optimizer/{name}") for name in self.optimizer.state]
+        size = self.model.parameters.size
+        return any(a is not None and a.shape == (size,) and self.pruned.left_out(a).any() for a in stored)
 
     def _names(self) -> list[str]:
         optimizer, objective = self.optimizer.state, self.inner.program.state
@@ -142,16 +212,36 @@ class Trainer:
 
     def _live(self) -> list[Any]:
         state = (buffer.array for buffer in self.inner.program.state.values())
-        return [self.model.parameters.theta, *self.inner.state, *state]
+        return [self.model.parameters.theta, *(self._whole if self.pruned else self.inner.state), *state]
 
-    def _copy(self) -> list[npt.NDArray[Any]]:
-        return [self.model.backend.download(a) for a in self._live()]
+    def _take(self) -> None:
+        """The optimizer's state from the whole vectors into the pruned step."""
+        if self.pruned:
+            for whole, part in zip(self._whole, self.inner.state, strict=True):
+                self.pruned.take(whole, part)
+
+    def _current(self) -> list[Any]:
+        """The same, with what the pruned step holds of the optimizer's state."""
+        if self.pruned:
+            for part, whole in zip(self.inner.state, self._whole, strict=True):
+                self.pruned.put(part, whole)
+        return self._live()
+
+    def _keep(self) -> None:
+        """Copy the state, on the device."""
+        live = self._current()
+        if not self._kept:
+            self._kept = [self.model.backend.empty(a.shape, a.dtype) for a in live]
+        for target, source in zip(self._kept, live, strict=True):
+            target[...] = source
+        self._kept_at = self.step
 
     def _back(self) -> None:
-        assert self._snapshot is not None
-        self.step, copies = self._snapshot
-        for target, stored in zip(self._live(), copies, strict=True):
-            target[...] = self.model.backend.upload(stored)
+        assert self._kept_at is not None
+        self.step = self._kept_at
+        for target, stored in zip(self._live(), self._kept, strict=True):
+            target[...] = stored
+        self._take()
 
     # Divergence ---------------------------------------------------------------------------------------------
 
@@ -161,20 +251,17 @@ class Trainer:
         missing = set(COLUMNS) - set(self.objective.columns)
         return [i for i, column in enumerate(TRAIN_COLUMNS) if column not in missing]
 
-    def _parameters_finite(self) -> bool:
-        return bool(np.isfinite(float(self.model.parameters.theta.sum())))
-
     def _find_divergence(self) -> None:
         """Repeat from the last copy, step by step, up to the first that is not finite; leave the state before it."""
         end = self.step
         self._back()
         what = None
         while what is None and self.step < end:
-            what = self._not_finite(self._run(1)[0])
+            what = self._not_finite(self._run(1)[0][0])
         bad = self.step
         self._back()
         while self.step < bad - 1:
-            self._run(min(BLOCK, bad - 1 - self.step))
+            self._run(min(self.block, bad - 1 - self.step))
         raise Diverged(bad, what or "the sum of the parameters")
 
     def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:

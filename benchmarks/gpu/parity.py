@@ -43,15 +43,15 @@ def gradients(record: Record, options: Options) -> None:
             made.advance(1)
             found.append(backend.download(made.model.parameters.grad).astype(np.float64))
             parameters = made.model.parameters.named
-        error = _relative(*found)
-        each = {n: _relative(*(f[p.lo : p.hi] for f in found)) for n, p in parameters.items()}
+        error = relative(*found)
+        each = {n: relative(*(f[p.lo : p.hi] for f in found)) for n, p in parameters.items()}
         worst[name] = max(each.items(), key=lambda item: item[1])
         record.check(f"{name}: relative error of the gradient", error <= GRADIENT, error, GRADIENT)
     record.note(worst_parameter=worst)
     gpu.close()
 
 
-def _relative(expected: Any, actual: Any) -> float:
+def relative(expected: Any, actual: Any) -> float:
     size = float(np.linalg.norm(expected))
     return float(np.linalg.norm(actual - expected)) / size if size else float(np.linalg.norm(actual))
 
@@ -129,9 +129,9 @@ def repeat(record: Record, options: Options) -> None:
         expected = first.trainer.arrays()
         current(other.backend)
         actual = other.trainer.arrays()
-        different = sum(int((_bits(expected[n]) != _bits(actual[n])).sum()) for n in expected)
+        different = sum(int((bits(expected[n]) != bits(actual[n])).sum()) for n in expected)
         record.check(f"{name}: numbers with other bits", different == 0, different, 0)
 
 
-def _bits(array: Any) -> Any:
+def bits(array: Any) -> Any:
     return array.view(np.uint32 if array.dtype == np.float32 else np.uint64)

@@ -36,8 +36,10 @@ WORK = {
 
 def run(record: Record, options: Options) -> None:
     files = {name: options.work / f"peer-{name}.npz" for name in WORK}
-    figures: dict[str, Any] = {"this engine, eager": {n: ours(n, files[n], options) for n in WORK}}
-    record.note(figures=figures, steps=STEPS)
+    figures: dict[str, Any] = {}
+    for path in ("eager", "graph", "persistent"):
+        figures[f"this engine, {path}"] = {n: ours(n, files[n], options, path) for n in WORK}
+        record.note(figures=figures, steps=STEPS)
     for name, (package, script, mode, seconds) in CHILDREN.items():
         if absent([package]):
             figures[name] = {"error": f"{package} is not installed"}
@@ -68,11 +70,11 @@ def child(command: list[str], out: Path, seconds: float) -> dict[str, Any]:
     return found | ({"error": problem} if problem else {})
 
 
-def ours(name: str, file: Path, options: Options) -> dict[str, Any]:
+def ours(name: str, file: Path, options: Options, path: str) -> dict[str, Any]:
     """This engine on the workload; leaves the task for the peers in ``file``."""
     from parity import session, train
 
-    config = {**WORK[name], "steps": STEPS}
+    config = {**WORK[name], "steps": STEPS, "trainer": path}
     made = session("gpu", options, config)
     trainer = made.trainer
     steps = made.config.steps
@@ -90,7 +92,12 @@ def ours(name: str, file: Path, options: Options) -> dict[str, Any]:
     train(made, steps)
     bound = float(made.test.run()[:, 0].mean())
     current(made.backend)
-    block = 5 if options.small else 50
+    block = 5 if options.small else min(500, trainer.block)
     clock = Clock(made.backend)
     times = [clock.wall(lambda: trainer.advance(block)) / block for _ in range(2 if options.small else 15)]
-    return {"us_per_step": round(float(np.median(times)) * 1e6, 2), "bound": bound, "steps": steps}
+    return {
+        "us_per_step": round(float(np.median(times)) * 1e6, 2),
+        "bound": bound,
+        "steps": steps,
+        "trainer": made.config.trainer,
+    }

@@ -20,17 +20,19 @@ HOLD = 0.3  # seconds
 
 
 def run(record: Record, options: Options) -> None:
+    from aevb_engine.backend.base import Plan
     from aevb_engine.backend.cupy import CupyBackend
 
     backend = CupyBackend()
     clock = Clock(backend)
     watch = Device(clock) if clock.real else Double(clock)
-    for name in workloads(options.small):
-        steps = Steps(trainer(name, backend, options.small))
-        allocations = watch.allocations(steps.prepared())
-        record.check(f"{name}: allocations in {steps.count} steps", allocations == 0, allocations, 0)
-        waits = watch.waits(steps.prepared())
-        record.check(f"{name}: {steps.count} steps are enqueued without waiting", not waits, not waits)
+    for path in ("graph", "persistent", "eager"):
+        for name in workloads(options.small):
+            steps = Steps(trainer(name, backend, options.small, plan=Plan(path, strict="it is promised to")))
+            allocations = watch.allocations(steps.prepared())
+            record.check(f"{name}, {path}: allocations in {steps.count} steps", allocations == 0, allocations, 0)
+            waits = watch.waits(steps.prepared())
+            record.check(f"{name}, {path}: {steps.count} steps are enqueued without waiting", not waits, not waits)
     noticed = watch.waits(steps.prepared(read=True))
     record.check("a host that reads is noticed", noticed, noticed)
     count = watch.allocations(lambda: backend.empty((1000,), "f4"))
@@ -44,7 +46,8 @@ class Steps:
     def __init__(self, trainer: Any) -> None:
         trainer.advance(2)
         self.step = trainer.inner
-        self.count = max(1, min(20, QUEUE // sum(len(share) for phase in self.step.phases for share in phase)))
+        launches = sum(len(share) for phase in self.step.phases for share in phase) or 1  # of a step
+        self.count = max(1, min(20, QUEUE // launches))
 
     def prepared(self, read: bool = False) -> Callable[[], Any]:
         """The steps from the start of the tables; ``read``: the host looks at a number of theirs."""

@@ -32,12 +32,19 @@ SECTIONS = {  # name: seconds at most; the most important first
     "noise_bits": 40,
     "kernels": 150,
     "parity": 130,
-    "quiet": 40,
+    "trainers": 110,
+    "quiet": 50,
     "speed": 90,
     "questions": 60,
     "peers": 240,
 }
-PROMISED = ("noise_bits", "kernels", "parity", "quiet")  # a section here that does not end well fails the proof
+PROMISED = (
+    "noise_bits",
+    "kernels",
+    "parity",
+    "trainers",
+    "quiet",
+)  # a section here that does not end well fails the proof
 SPARE = 5.0  # seconds kept for the end
 
 
@@ -226,6 +233,13 @@ class Proof:
             f"device alone {s['device_only_us']:.1f} us, CPU {s['cpu']['wall_us']:.1f} us"
             for w, s in speed.items()
             if "gpu" in s and "cpu" in s
+        ]
+        ways = self.result["sections"].get("trainers", {}).get("findings", {}).get("workloads", {})
+        lines += [
+            f"{w:4} {f['wall_us']:8.1f} us a step: {kind}"
+            for w, kinds in ways.items()
+            for kind, f in kinds.items()
+            if "wall_us" in f
         ]
         peers = self.result["sections"].get("peers", {}).get("findings", {}).get("figures", {})
         for who, figures in peers.items():

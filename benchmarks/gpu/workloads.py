@@ -25,9 +25,10 @@ def workloads(small: bool) -> dict[str, dict[str, Any]]:
     return {name: whole | module.WORKLOADS[name] | (SMALL if small else {}) for name in wanted}
 
 
-def trainer(name: str, backend: Any, small: bool = False, threads: int = 1) -> Any:
-    """A trainer of one workload on drawn data, not yet started."""
+def trainer(name: str, backend: Any, small: bool = False, threads: int = 1, plan: Any = None) -> Any:
+    """A trainer of one workload on drawn data, not yet started; without ``plan`` on the eager path."""
     from aevb_engine import registry
+    from aevb_engine.backend.base import Plan
     from aevb_engine.model.model import Architecture, Model
     from aevb_engine.operation import Buffer
     from aevb_engine.training.step import ResidentRows
@@ -40,8 +41,9 @@ def trainer(name: str, backend: Any, small: bool = False, threads: int = 1) -> A
     model.parameters.initialize(0)
     optimizer = registry.create("optimizer", w["optimizer"])
     settings = Settings(
-        objective=w["objective"], samples=w["samples"], batch=w["batch"], lr=optimizer.default_lr, threads=threads
-    )
+        objective=w["objective"], samples=w["samples"], batch=w["batch"], lr=optimizer.default_lr, threads=threads,
+        plan=plan or Plan(),
+    )  # fmt: skip
     return Trainer(model, optimizer, ResidentRows(Buffer("data", backend.upload(data))), settings)
 
 

@@ -25,8 +25,9 @@ def configuration(file: str | None, given: Mapping[str, Any], pairs: Iterable[st
     flags = dict(given)
     if "hidden" in flags:
         flags["hidden"] = parse_hidden(flags["hidden"])
-    # Whoever asks for a number of steps means it, whatever the file says about epochs; and the other way round.
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+    # Whoever asks for a number of steps means it, whatever the file says about epochs; and the other way round. So
+    # with the two ways to ask for a trainer.
+    for one, other in (("steps", "epochs"), ("epochs", "steps"), ("trainer", "graph"), ("graph", "trainer")):
         if one in flags and other not in flags:
             values.pop(other, None)
     for kind, options in parse_pairs(pairs).items():

@@ -56,7 +56,11 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      {"type": int, "metavar": "STEPS"}),
     ("--seed", "Training", "Seed of everything random. [0]", {"type": int, "metavar": "N"}),
     ("--backend", "Machine", "Where to compute. [auto]", _choice("auto", "cpu", "gpu")),
-    ("--precision", "Machine", "[float32]", _choice("float32", "float64")),
+    ("--precision", "Machine", "tf32: float32, with the products of training in TF32 on a GPU. [float32]",
+     _choice("float32", "float64", "tf32")),
+    ("--trainer", "Machine", "How a GPU runs the steps: eager, launch by launch; graph, captured and replayed; "
+     "persistent, one kernel for many steps. [auto]", _choice("auto", "eager", "graph", "persistent")),
+    ("--graph", "Machine", "As --trainer graph, but fail where the step cannot be captured.", FLAG),
     ("--threads", "Machine", "[as many as pay]", {"type": int, "metavar": "N"}),
     ("--config", "Configuration", "TOML file with any of these options by name.", {"metavar": "FILE.toml"}),
     ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, and so for optimizer, objective, dataset; repeat "
@@ -85,6 +89,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     "  aevb-engine run\n"
     "  aevb-engine run --dataset mnist --binarize static --hidden 500 --latent-dim 20 --epochs 40\n"
     "  aevb-engine run --dataset freyfaces --optimizer adagrad --steps 10000 -o decoder.mean=sigmoid\n"
+    "  aevb-engine run --backend gpu --trainer graph --precision tf32 --hidden 500 --latent-dim 20\n"
     "  aevb-engine run --config experiment.toml --seed 2 --json > result.json\n\n"
     "Defaults are in brackets. A TOML file overrides them, environment variables (AEVB_DATA_DIR, AEVB_RUN_LR, "
     "AEVB_RUN_LATENT_DIM, ...) override the file, options override all. Ctrl-C stops after the step under way; "

@@ -51,7 +51,7 @@ def part(name: str) -> ModuleType:
 @compiler
 def test_every_section_through_the_double(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    sections = ["noise_bits", "kernels", "parity", "quiet", "speed", "questions"]
+    sections = ["noise_bits", "kernels", "parity", "trainers", "quiet", "speed", "questions"]
     done = command("--output", output, "--sections", ",".join(sections), "--commit", "abc")
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(output.read_text())
@@ -60,13 +60,19 @@ def test_every_section_through_the_double(tmp_path: Path) -> None:
     assert {name: s["status"] for name, s in found.items()} == dict.fromkeys(["machine", *sections], "done")
     assert found["machine"]["findings"]["device"] == "shim"
     assert found["machine"]["findings"]["simulated"] is True
-    for name, least in (("noise_bits", 3), ("kernels", 2), ("parity", 6), ("quiet", 6)):
+    for name, least in (("noise_bits", 3), ("kernels", 2), ("parity", 6), ("trainers", 20), ("quiet", 14)):
         assert len(found[name]["checks"]) >= least
     assert found["kernels"]["findings"]["texts"]["passed"] > 10
     for workload in found["speed"]["findings"]["workloads"].values():
         assert workload["gpu"]["wall_us"] > 0
         assert workload["launches"]["products"] >= 11
         assert all(k["floor_us"] >= 0 and (k["bytes"] or k["flop"]) for k in workload["kernels"])
+    ways = found["trainers"]["findings"]
+    for kinds in ways["workloads"].values():
+        assert {kind: sorted(f)[0] for kind, f in kinds.items() if "error" in f} == {}
+        assert len(kinds) == 6
+    assert {f["path"] for f in ways["figures"]} == {"eager", "graph", "persistent"}
+    assert {path: f["trainer"] for path, f in ways["paper"].items()} == {p: p for p in ways["paper"]}
     assert "error" not in found["questions"]["findings"]["products"]
     assert done.stdout.splitlines()[-1].startswith("passed; ")
 

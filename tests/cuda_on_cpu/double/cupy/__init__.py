@@ -2,7 +2,7 @@
 
 It is stricter than convenient: host arrays are refused where CuPy would refuse them, and reading a value on the host
 (``int(array[0])``, ``.item()``) is counted, because on a device it waits for everything before it. The environment
-variable AEVB_DOUBLE chooses a failure: "no driver", "no device", "no library".
+variable AEVB_DOUBLE chooses a failure: "no driver", "no device", "no library", "no capture".
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import runner
 sys.path.pop(0)
 
 FAILURE = os.environ.get("AEVB_DOUBLE", "")
-counts = {"reads": 0, "allocations": 0, "launches": 0, "products": 0}
+MULTIPROCESSORS, OCCUPANCY = 3, 1  # of the device that there seems to be
+counts = {"reads": 0, "allocations": 0, "launches": 0, "products": 0, "graphs": 0}
 
 float32, float64, int64, uint8, uint32 = np.float32, np.float64, np.int64, np.uint8, np.uint32
 
@@ -30,6 +31,7 @@ class ndarray(np.ndarray):
     """A device array: host memory with a mark."""
 
     def _read(self) -> np.ndarray:
+        _not_captured("a read by the host")
         counts["reads"] += 1
         return self.view(np.ndarray)
 
@@ -52,10 +54,22 @@ class ndarray(np.ndarray):
     def __setitem__(self, key: Any, value: Any) -> None:
         if type(value) is np.ndarray and value.ndim:
             raise TypeError("a host array cannot be assigned to a device array; use asarray")
+        _not_captured("an assignment")
         super().__setitem__(key, value)
 
 
+class _State:
+    capturing: _Stream | None = None
+
+
+def _not_captured(what: str) -> None:
+    """A stream under capture takes launches alone; anything else spoils the graph, or is not part of it."""
+    if _State.capturing is not None:
+        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream is capturing")
+
+
 def _device(array: Any) -> ndarray:
+    _not_captured("an allocation")
     counts["allocations"] += 1
     return np.array(array).view(ndarray)
 
@@ -90,6 +104,7 @@ def asarray(array: Any, dtype: Any = None) -> ndarray:
 
 
 def asnumpy(array: Any) -> np.ndarray:
+    _not_captured("a copy to the host")
     counts["reads"] += 1
     return np.array(array.view(np.ndarray))
 
@@ -99,6 +114,8 @@ def matmul(a: Any, b: Any, out: Any = None) -> ndarray:
     if FAILURE == "no library":
         raise ImportError("libcublas.so.13: cannot open shared object file: No such file or directory")
     _checked(a, b, *([] if out is None else [out]))
+    if _State.capturing is not None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
     counts["products"] += 1
     if out is not None and not out.flags.c_contiguous:
         raise ValueError("Output array must be C-contiguous")
@@ -116,35 +133,94 @@ def __getattr__(name: str) -> Any:
 class RawModule:
     """A text compiled with g++; functions check their arguments as ctypes needs them."""
 
-    def __init__(self, code: str, options: tuple[str, ...] = ()) -> None:
-        if "probe" in code:
-            self._program = None
-            return
-        self._program = runner.compile_text(code)
+    def __init__(self, *, code: str, options: tuple[str, ...] = (), enable_cooperative_groups: bool = False) -> None:
+        _not_captured("a compilation")
+        self.code, self.cooperative = code, enable_cooperative_groups
+        self._program = None if "probe" in code else runner.compile_text(code)
 
-    def get_function(self, name: str) -> Any:
-        def launch(grid: Any, block: Any, args: Any) -> None:
-            _checked(*(a for a in args if not isinstance(a, np.generic)))
-            counts["launches"] += 1
+    def get_function(self, name: str) -> _Function:
+        _not_captured("loading a function")
+        return _Function(self, self._program, name)
+
+
+class _Function:
+    """A kernel. Its code is loaded by looking at its attributes, or else by its first launch."""
+
+    def __init__(self, module: RawModule, program: Any, name: str) -> None:
+        self._module, self._program, self._name = module, program, name
+        self._loaded = False
+        self.kernel = types.SimpleNamespace(ptr=id(self))
+
+    @property
+    def num_regs(self) -> int:
+        _not_captured("loading a function")
+        self._loaded = True
+        return 32
+
+    def __call__(self, grid: Any, block: Any, args: Any) -> None:
+        _checked(*(a for a in args if not isinstance(a, np.generic)))
+        counts["launches"] += 1
+        if self._module.cooperative and np.prod(grid) > MULTIPROCESSORS * OCCUPANCY:
+            raise AssertionError(f"{self._name}: {grid} blocks do not fit; CuPy would launch fewer without a word")
+
+        def run() -> None:
             assert self._program is not None
-            self._program.call(name, grid, block, args, os.environ.get("AEVB_SCHEDULE", "forward"))
+            schedule = os.environ.get("AEVB_SCHEDULE", "forward")
+            self._program.call(self._name, grid, block, args, schedule, cooperative=self._module.cooperative)
 
-        return launch
+        stream = _State.capturing
+        if stream is None:
+            self._loaded = True
+            run()
+        elif not self._loaded:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: loading a function while a stream is capturing")
+        elif self._module.cooperative:
+            raise CUDARuntimeError("cudaErrorNotSupported: a cooperative launch in a graph")
+        else:
+            stream.recorded.append(run)
 
 
 class _Stream:
     def __init__(self, non_blocking: bool = False) -> None:
         self.non_blocking = non_blocking
+        self.recorded: list[Any] = []
 
     def use(self) -> _Stream:
         return self
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        _not_captured("waiting")
+
+    def begin_capture(self, mode: Any = None) -> None:
+        if FAILURE == "no capture" or not self.non_blocking or _State.capturing is not None:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted")
+        _State.capturing, self.recorded = self, []
+
+    def end_capture(self) -> _Graph:
+        if _State.capturing is not self:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream is not capturing")
+        _State.capturing = None
+        return _Graph(self.recorded)
 
     def __enter__(self) -> _Stream:
         return self
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+class _Graph:
+    """Recorded launches."""
+
+    def __init__(self, launches: list[Any]) -> None:
+        self._launches = launches
+
+    def upload(self, stream: _Stream) -> None:
+        _not_captured("an upload")
+
+    def launch(self, stream: _Stream) -> None:
+        counts["graphs"] += 1
+        for run in self._launches:
+            run()
 
 
 class CUDARuntimeError(RuntimeError):
@@ -178,8 +254,25 @@ runtime = types.SimpleNamespace(
     driverGetVersion=lambda: 0 if FAILURE == "no driver" else 13000,
     runtimeGetVersion=lambda: 13000,
     getDeviceCount=_device_count,
-    getDeviceProperties=lambda i: {"name": b"shim"},
+    getDeviceProperties=lambda i: {"name": b"shim", "multiProcessorCount": MULTIPROCESSORS},
     memGetInfo=lambda: (0, 0),
 )
-cuda = types.SimpleNamespace(runtime=runtime, Stream=_Stream, Device=lambda: types.SimpleNamespace(id=0))
+driver = types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared: OCCUPANCY)
+cuda = types.SimpleNamespace(runtime=runtime, driver=driver, Stream=_Stream, Device=lambda: types.SimpleNamespace(id=0))
+
+
+class _Core(types.SimpleNamespace):
+    """The private module with the setting of float32 products."""
+
+    _routines_linalg = types.SimpleNamespace(COMPUTE_TYPE_TF32=7)
+    compute_type = 1
+
+    def get_compute_type(self, dtype: Any) -> int:
+        return self.compute_type
+
+    def set_compute_type(self, dtype: Any, compute_type: int) -> None:
+        self.compute_type = compute_type
+
+
+_core = _Core()
 __version__ = "double"

@@ -1,0 +1,161 @@
+"""The ways to run the steps of training on W1 to W5: eager, captured graph, persistent kernel.
+
+Promised for each path: the gradient of the first step to 1e-5 of the CPU's by norm, the bounds of 50 steps to 1e-3
+nats, the same bits in a resumed run; and the same bits from graph and persistent kernel. Measured: microseconds a step
+with tables filled and metrics read as in training, and on the device alone, in float32 and with products in TF32; and
+the paper's MNIST run of 60,000 steps. ``figures`` are rows of ``aevb_engine/cuda/measured.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from parity import BOUND, GRADIENT, bits, relative, session
+from result import Record, say
+from section import Options
+from timing import Clock
+from workloads import current, trainer, workloads
+
+PATHS = ("eager", "graph", "persistent")
+PAPER = {"hidden": (100,), "latent_dim": 2, "optimizer": "adagrad", "lr": 0.02}
+PAPER_STEPS = 60_000
+
+
+def run(record: Record, options: Options) -> None:
+    from aevb_engine.backend.cupy import CupyBackend
+
+    backend = CupyBackend()
+    for name in workloads(options.small):
+        promises(record, backend, name, options)
+    clock = Clock(backend)
+    found: dict[str, Any] = {}
+    for name in workloads(options.small):
+        found[name] = {}
+        for products in ("fp32", "tf32"):
+            for path in PATHS:
+                if options.left() < 20 and not options.small:
+                    record.note(left_out=f"{name} {path} {products} and what follows: no time left")
+                    break
+                question = partial(measure, clock, backend, name, path, products, options)
+                found[name][f"{path} {products}"] = _attempt(question)
+                record.note(workloads=found, figures=figures(found))
+        fast = {kind: f["wall_us"] for kind, f in found[name].items() if "wall_us" in f}
+        say(f"  {name}: " + ", ".join(f"{kind} {us:.1f} us" for kind, us in fast.items()))
+    record.attempt("paper", lambda: paper(options))
+    backend.close()
+
+
+def _attempt(question: Any) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = question()
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {error}"[:500]}
+    return found
+
+
+def plan(path: str, products: str = "fp32") -> Any:
+    from aevb_engine.backend.base import Plan
+
+    return Plan(path, products, strict="this section measures it")
+
+
+def promises(record: Record, backend: Any, name: str, options: Options) -> None:
+    """Every path against the CPU, and the two replayed ones against each other."""
+    from aevb_engine.backend.numpy import NumpyBackend
+
+    steps = 12 if options.small else 50
+    cpu = trainer(name, NumpyBackend(1), options.small)
+    rows = cpu.advance(1)
+    gradient = cpu.model.parameters.grad.astype(np.float64)
+    rows = np.concatenate([rows, cpu.advance(steps - 1)])[:, 2]
+    arrays: dict[str, Any] = {}
+    for path in PATHS:
+        current(backend)
+        made = trainer(name, backend, options.small, plan=plan(path))
+        first = made.advance(1)
+        error = relative(gradient, backend.download(made.model.parameters.grad).astype(np.float64))
+        record.check(f"{name}, {path}: relative error of the gradient", error <= GRADIENT, error, GRADIENT)
+        found = np.concatenate([first, made.advance(steps - 1)])[:, 2]
+        apart = float(np.abs(found - rows).max())
+        record.check(f"{name}, {path}: difference of a bound in {steps} steps", apart <= BOUND, apart, BOUND)
+        arrays[path] = made.arrays()
+        begun, resumed = (trainer(name, backend, options.small, plan=plan(path)) for _ in range(2))
+        begun.advance(steps // 3)
+        resumed.restore(steps // 3, begun.arrays())
+        resumed.advance(steps - steps // 3)
+        _same(record, f"{name}, {path}: numbers with other bits in a resumed run", arrays[path], resumed.arrays())
+    _same(record, f"{name}: numbers with other bits, graph and persistent", arrays["graph"], arrays["persistent"])
+
+
+def _same(record: Record, what: str, a: dict[str, Any], b: dict[str, Any]) -> None:
+    different = sum(int((bits(a[n]) != bits(b[n])).sum()) for n in a)
+    record.check(what, different == 0, different, 0)
+
+
+def measure(clock: Clock, backend: Any, name: str, path: str, products: str, options: Options) -> dict[str, Any]:
+    """Microseconds of a step, as in training and of the device alone."""
+    from aevb_engine.training.plan import multiply_adds
+
+    current(backend)
+    start = time.perf_counter()
+    made = trainer(name, backend, options.small, plan=plan(path, products))
+    made.advance(2)
+    ready = time.perf_counter() - start
+    block, rounds = (3, 2) if options.small else (min(500, made.block), 9)
+    for _ in range(2):
+        made.advance(block)
+    wall = [clock.wall(lambda: made.advance(block)) / block for _ in range(rounds)]
+    settings = made.settings
+    found = {
+        "wall_us": _us(wall),
+        "block": block,
+        "ready_seconds": round(ready, 2),
+        "multiply_adds": multiply_adds(made.model, settings.batch * settings.samples),
+    }
+    replay = made.inner.replay
+    if replay is not None:
+        found |= {k: getattr(replay, k) for k in ("kernels", "blocks") if hasattr(replay, k)}
+
+        def again() -> None:
+            made.inner.clock.cursor.array[...] = 0
+            made.inner.run(block)
+
+        found["device_us"] = _us([clock.device(again, 2e-3) / block for _ in range(rounds)])
+    return found
+
+
+def _us(times: Any) -> float:
+    return round(float(np.median(times)) * 1e6, 2)
+
+
+def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table by which the path is chosen."""
+    return [
+        {"path": kind.split()[0], "multiply_adds": f["multiply_adds"], "microseconds": f["wall_us"],
+         "products": kind.split()[1]}
+        for kinds in found.values() for kind, f in kinds.items() if "wall_us" in f
+    ]  # fmt: skip
+
+
+def paper(options: Options) -> dict[str, Any]:
+    """Seconds of the paper's run and its bound on the test rows; the eager path for a tenth of the steps."""
+    found: dict[str, Any] = {}
+    for path in PATHS:
+        if options.left() < 10 and not options.small:
+            found[path] = "no time left"
+            continue
+        steps = PAPER_STEPS if path != "eager" else PAPER_STEPS // 10
+        made = session("gpu", options, {**PAPER, "steps": steps, "trainer": path})
+        steps = made.config.steps  # fewer where all is small
+        start = time.perf_counter()
+        while made.trainer.step < steps:
+            made.trainer.advance(min(made.trainer.block, steps - made.trainer.step))
+        seconds = time.perf_counter() - start
+        found[path] = {"trainer": made.config.trainer, "dataset": made.config.dataset, "steps": steps,
+                       "seconds": round(seconds, 3), "test_bound": float(made.test.run()[:, 0].mean())}  # fmt: skip
+        say(f"  {made.config.dataset}, {path}: {steps} steps in {seconds:.1f} s")
+        made.backend.close()
+    return found
