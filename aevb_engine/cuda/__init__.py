@@ -20,6 +20,9 @@ Sources: ``source.generate`` (declared elementwise kernels and sums), ``likeliho
 ``optimizer.optimizer`` (an optimizer plugin) and ``handwritten`` (the ``.cu`` files beside this one). ``own.own`` makes
 a whole step of texts: products of ``product.Product`` with what follows them as epilogue.
 
+A step without a launch per operation: ``own.own`` makes it of texts alone, ``stages.stages`` layers them by their
+hazards, ``fused.captured`` gives one kernel a stage and ``persistent.persistent`` one kernel for many steps.
+
 No kernel uses float atomics; every sum has an order fixed by the shapes, so that two runs give the same bits.
 """
 
