@@ -44,6 +44,7 @@ TILES = (
     Tile(32, 16, 128, 1.35),
     Tile(16, 16, 128, 1.8),
 )
+MOST_PARTS = 8
 WAIT = 1500  # cycles of a tile that no arithmetic hides: first chunk, groups' sums, epilogue
 
 
@@ -62,11 +63,18 @@ def choose(m: int, k: int, n: int, tensor_cores: bool = False, width: int = 4) -
     return min(fits or TILES[3:4], key=cycles)
 
 
+def parts_of(m: int, k: int, n: int, tile: Tile) -> int:
+    """Into how many parts of k a product is cut that leaves most of the device idle; one where it does not."""
+    blocks = -(-m // tile.rows) * -(-n // tile.columns)
+    return max(1, min(MULTIPROCESSORS // blocks, -(-k // tile.depth), MOST_PARTS))
+
+
 KERNEL = """\
 extern "C" __global__ void __launch_bounds__(256, 2) $name($parameters)
 {
-    const int tiles_c = (size_c + $columns - 1) / $columns, tile_c = (int)blockIdx.x % tiles_c;
-    const int base_r = (int)blockIdx.x / tiles_c * $rows, base_c = tile_c * $columns;
+    const int tiles_c = (size_c + $columns - 1) / $columns, tile = (int)blockIdx.x$within, tile_c = tile % tiles_c;
+    const int base_r = tile / tiles_c * $rows, base_c = tile_c * $columns;
+    $range
     $products
     $before
 #pragma unroll
@@ -79,6 +87,10 @@ extern "C" __global__ void __launch_bounds__(256, 2) $name($parameters)
     }
     $after
 }
+"""
+RANGE = """\
+const int index_s = (int)blockIdx.x / (tiles_c * ((size_r + $rows - 1) / $rows)), first = index_s * $share;
+const int inner = size_k - first < $share ? size_k - first : $share;
 """
 ROW_SUMS = """\
 __syncthreads();  // the products' sums have been read
@@ -119,6 +131,8 @@ class Product:
     last: Any = None  # (k,): one more row of a
     tensor_cores: bool = False
     label: str = ""  # words of the name
+    forced: Tile | None = None  # instead of the one chosen by shape
+    splits: int = 1  # parts of k by blocks of their own, that whoever reads y adds up
     before: list[str] = field(default_factory=list)
     element: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
@@ -132,7 +146,15 @@ class Product:
         return int(self.a.shape[0]) + (self.last is not None), int(self.factors[0].shape[1])
 
     @property
+    def share(self) -> int:
+        """k of one of the parts: whole chunks."""
+        k, depth = int(self.a.shape[1]), self.tile.depth
+        return -(-k // (self.splits * depth)) * depth if self.splits > 1 else k
+
+    @property
     def tile(self) -> Tile:
+        if self.forced is not None:
+            return self.forced
         (m, n), k = self.shape, int(self.a.shape[1])
         width = len(self.factors) * np.dtype(self.a.dtype).itemsize
         return choose(m, k * len(self.factors), n, self.tensor_cores, width)
@@ -172,6 +194,12 @@ class Product:
         count = tile.rows * tile.columns // 256
         last = ("last_", "last_k") if extra else ("a_", "0")
         along_a = _along(self.a, 1)
+        split = self.share < int(self.a.shape[1])
+        inner = "inner" if split else "size_k"
+
+        def at(name: str) -> str:
+            return f" + (long long)first * {name}_k" if split else ""
+
         for i, b in enumerate(self.factors):
             parameters.append(_array(f"b{i}", "kc", False))
             given.append(b)
@@ -179,8 +207,8 @@ class Product:
             numbers = ", ".join([*map(str, (tile.rows, tile.columns, tile.depth)), *(str(f).lower() for f in flags)])
             products += [
                 f"T sum{i}[{count}];",
-                f"product<{numbers}>((int)threadIdx.x, base_r, base_c, a_, a_m, a_k, {last[0]}, {last[1]}, b{i}_, b{i}_k,",
-                f"    b{i}_c, size_m, size_c, size_k, sum{i});",
+                f"product<{numbers}>((int)threadIdx.x, base_r, base_c, a_{at('a')}, a_m, a_k, {last[0]}, {last[1]},",
+                f"    b{i}_{at(f'b{i}')}, b{i}_k, b{i}_c, size_m, size_c, {inner}, sum{i});",
             ]
         for (name, letters, value), written in zip(self._given, self._written, strict=True):
             parameters.append(f"T {name}" if letters == "const" else _array(name, letters, written))
@@ -188,12 +216,16 @@ class Product:
         parameters.append("int size_m, int size_k, int size_c, int size_r")
         if any("n" in letters for _, letters, _ in self._given if letters != "const"):
             parameters.append("int size_n")
+        if split:
+            parameters.append("int size_s")
         if any("p" in letters for _, letters, _ in self._given if letters != "const"):
             parameters.append("int size_p")
         values = {
             "rows": str(tile.rows),
             "columns": str(tile.columns),
             "count": str(count),
+            "within": f" % (tiles_c * ((size_r + {tile.rows - 1}) / {tile.rows}))" if split else "",
+            "range": RANGE.replace("$share", str(self.share)).replace("$rows", str(tile.rows)) if split else "",
             "products": "\n".join(products),
             "before": "\n".join(self.before),
             "element": "\n".join(self.element),
@@ -284,7 +316,9 @@ class Product:
         """
         assert plugin.cuda is not None
         self.parts.add("reduce.cuh")
-        self.device = f"namespace {label} {{\n{plugin.cuda.strip()}\n}}\n"
+        code = plugin.cuda.strip()
+        label += "_" + hashlib.sha256(code.encode()).hexdigest()[:6]  # other options, another text
+        self.device = f"namespace {label} {{\n{code}\n}}\n"
         place = self.array(x, "nc")
         self.before.append(
             f"const int samples = size_r / size_n;\nT value[$count];".replace("$count", str(self._count))
@@ -322,7 +356,7 @@ def grid(tile: Tile) -> Shape:
     """A block a tile, columns of tiles first."""
 
     def shape(sizes: Sizes) -> tuple[Dim, Dim]:
-        return (-(-sizes["r"] // tile.rows) * -(-sizes["c"] // tile.columns), 1, 1), (256, 1, 1)
+        return (-(-sizes["r"] // tile.rows) * -(-sizes["c"] // tile.columns) * sizes.get("s", 1), 1, 1), (256, 1, 1)
 
     return shape
 

@@ -53,8 +53,9 @@ def members(items: Sequence[Any], rows: Rows) -> list[Member]:
         if not isinstance(item, Text):
             raise TypeError(f"{getattr(item, 'name', 'a product of the library')} has no CUDA text")
         member = Member(item.source, item.source.launch(*item.arrays(rows)))
-        if math.prod(member.launch.block) != THREADS:
-            raise TypeError(f"{item.source.name}: blocks of {member.launch.block} threads, not of {THREADS}")
+        block = member.launch.block
+        if math.prod(block) != THREADS:
+            raise TypeError(f"{item.source.name}: blocks of {' x '.join(map(str, block))} threads, not of {THREADS}")
         out.append(member)
     return out
 

@@ -13,12 +13,13 @@ import pytest
 from aevb_engine.cuda import module
 from aevb_engine.cuda.fused import captured, literal
 from aevb_engine.cuda.launch import Parameter
+from aevb_engine.cuda.lower import Text
 from aevb_engine.cuda.source import generate
 from aevb_engine.cuda.stages import Hazard, Member, area, check, members, overlap, stages
 from aevb_engine.operation import Rows
 from tests.cuda_on_cpu.catalog import declared
 from tests.cuda_on_cpu.runner import SCHEDULES, compile_text
-from tests.cuda_on_cpu.steps import SMALL, Memory, members_of, session, texts
+from tests.cuda_on_cpu.steps import SMALL, Memory, members_of, session
 from tests.gpu.test_parity import BASE, CASES, LEARNERS
 
 compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -109,12 +110,12 @@ def test_what_has_no_text_is_named() -> None:
 
 
 def test_other_blocks_are_refused() -> None:
-    source = replace(generate(declared()["scale"]), shape=lambda sizes: ((1, 1, 1), (32, 4, 1)))
-    s = session({**BASE, **CASES["elbo-bernoulli-adam"]})
-    text = next(t for t in texts(s.trainer.inner.last) if hasattr(t, "source"))
-    assert members([text], Rows(0, 20))
-    with pytest.raises(TypeError, match="blocks of"):
-        members([replace(text, source=replace(text.source, shape=source.shape))], Rows(0, 20))
+    source = generate(declared()["scale"])
+    x, y = np.zeros((2, 4, 5))
+    assert members([Text(source, (x, 2.0, y))], Rows(0, 4))
+    narrow = replace(source, shape=lambda sizes: ((1, 1, 1), (32, 4, 1)))
+    with pytest.raises(TypeError, match="blocks of 32 x 4 x 1 threads, not of 256"):
+        members([Text(narrow, (x, 2.0, y))], Rows(0, 4))
 
 
 @pytest.mark.parametrize(
