@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aevb_engine.errors import AevbError, BackendError, UsageError, suggest
@@ -50,19 +55,51 @@ def plugins(kind: Kind) -> list[Plugin]:
     return found
 
 
+def _target(kind: Kind, name: str) -> str | None:
+    """Where a name points to, read from the installed distributions' lists; None where that is not one place.
+
+    What ``importlib.metadata`` would find, without importing it: that takes as long as many a training step.
+    """
+    seen: set[str] = set()
+    targets: set[str] = set()
+    for place in sys.path:
+        try:
+            folders = [f for f in Path(place or ".").iterdir() if f.name.endswith((".dist-info", ".egg-info"))]
+        except OSError:  # an archive, or nothing
+            continue
+        for folder in folders:
+            distribution = folder.name.split("-")[0].removesuffix(".egg").replace(".", "_").lower()
+            if distribution in seen:  # an earlier place on the path hides it
+                continue
+            seen.add(distribution)
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                text = (folder / "entry_points.txt").read_text(encoding="utf-8")
+                targets |= _listed(text, GROUPS[kind], name)
+    return targets.pop() if len(targets) == 1 else None
+
+
+def _listed(text: str, group: str, name: str) -> set[str]:
+    """The targets of ``name`` in one list of entry points."""
+    section, found = "", set()
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            section = line.strip("[]").strip()
+        elif section == group and line.partition("=")[0].strip() == name:
+            found.add(line.partition("=")[2].strip())
+    return found
+
+
+def _follow(target: str) -> Any:
+    """The object that ``module:name.name`` stands for."""
+    module, _, names = target.partition(":")
+    return functools.reduce(getattr, filter(None, names.split(".")), importlib.import_module(module))
+
+
 def load(kind: Kind, name: str) -> Callable[..., Any]:
     """The factory registered under ``name``: a class or function whose keyword parameters are its options."""
-    points = _points(kind)
-    named = [p for p in points if p.name == name]
-    if not named:
-        raise UsageError(f"unknown {kind} '{name}': {suggest(name, {p.name for p in points})}")
-    if len(named) > 1:
-        raise BackendError(
-            f"two {kind} plugins are called '{name}': {named[0].value} and {named[1].value}; uninstall one of them"
-        )
-    target = named[0].value
+    target = _target(kind, name) or _search(kind, name)
     try:
-        factory = named[0].load()
+        factory = _follow(target)
     except AevbError:
         raise
     except (Exception, SystemExit) as error:  # a plugin may fail in any way; the user needs its name, no traceback
@@ -75,8 +112,23 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
     return typing.cast(Callable[..., Any], factory)
 
 
+def _search(kind: Kind, name: str) -> str:
+    """The same with care: whatever kind of place a distribution lies in, and what to say of none or two."""
+    points = _points(kind)
+    named = [p for p in points if p.name == name]
+    if not named:
+        raise UsageError(f"unknown {kind} '{name}': {suggest(name, {p.name for p in points})}")
+    if len(named) > 1:
+        raise BackendError(
+            f"two {kind} plugins are called '{name}': {named[0].value} and {named[1].value}; uninstall one of them"
+        )
+    return named[0].value
+
+
 def options(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a factory: its keyword-only parameters, with evaluated annotations."""
+    if isinstance(factory, type) and not {"__init__", "__new__"} & {n for c in factory.__mro__[:-1] for n in vars(c)}:
+        return {}  # reading the signature of object would take as long as some steps
     signature = inspect.signature(factory, eval_str=True)
     return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 

@@ -361,6 +361,9 @@ def check_optimizer(optimizer: Optimizer, rng_seed: int = 0, *, size: int = 67, 
         still = _descend(optimizer, start, np.zeros_like(gradients), [0, size])
         finite = all(np.isfinite(a).all() for a in still)
         _require(finite, optimizer, "a gradient of zero makes theta or state non-finite")
+        if optimizer.still_at_zero:
+            same = bool((still[0] == start).all()) and not any(s.any() for s in still[1:])
+            _require(same, optimizer, "still_at_zero is set, and a gradient of zero moves theta or state")
     _check_descent(optimizer)
 
 

@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 
 from aevb_engine import jit, registry
+from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.compiled.elementary import elementary
 from aevb_engine.compiled.likelihood import loop
 from aevb_engine.compiled.lower import lower
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.session import prepare
+from aevb_engine.kernels.gather import gather
 from aevb_engine.kernels.noise import Noise
+from aevb_engine.operation import Buffer, Rows, operation
+from aevb_engine.training.pruning import select_columns
 from aevb_engine.training.trainer import Diverged
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
@@ -108,9 +112,37 @@ def test_every_stretch_is_compiled(objective: str) -> None:
     latent = ["forward loop", "latent_backward loop"] if objective == "elbo" else ["forward_mc loop"]
     latent += [] if objective == "elbo" else ["latent_backward_mc loop"]
     wanted = {"bias_tanh loop", "likelihood loop", "weighted_tanh_backward loop", "tanh_backward loop", *latent}
+    wanted |= {"gather loop"}
     assert wanted <= set(names)
     left = {"affine", "tanh", "tanh_backward", "kl", "kl_backward", "reparameterize", "reparameterize_backward"}
     assert not left & set(names)
+    assert [op.name for op in lower(inner.last)] == ["record loop"]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("live", [False, True])
+def test_reading_a_batch_gives_the_same_bits(kind: Any, live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gather, alone and with the columns that are not always zero beside it."""
+    rng = np.random.default_rng(0)
+    data = Buffer("data", rng.integers(0, 256, (30, 19)).astype(kind))
+    index = Buffer("index", rng.integers(0, 30, 7), 1)
+    columns = np.array([0, 3, 4, 5, 9, 17, 18])
+    found = []
+    for compiled in (True, False):
+        if not compiled:
+            without(monkeypatch)
+        x, narrow = (Buffer(name, np.full((7, n), np.nan, np.float32), 1) for name, n in (("x", 19), ("live", 7)))
+        taken = x if kind is np.float32 else Buffer("taken", np.empty((7, 19), kind), 1)
+        operations = [operation(gather, data, index, 1 / 255, taken, x)]
+        operations += [select_columns(x, columns, narrow)] if live else []
+        for share in (Rows(0, 3), Rows(3, 7)):
+            for call in NumpyBackend(1).bind(operations, share):
+                call()
+        found.append((x.array, narrow.array))
+    np.testing.assert_array_equal(*(x for x, _ in found))
+    np.testing.assert_array_equal(*(narrow for _, narrow in found))
+    if live:
+        np.testing.assert_array_equal(found[0][1], found[0][0][:, columns])
 
 
 def reference(name: str, values: np.ndarray) -> np.ndarray:

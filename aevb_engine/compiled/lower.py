@@ -1,6 +1,8 @@
 """From a list of operations to fewer: the stretches that a compiled loop does in one pass, for float32 on the CPU.
 
 =============================================================  ====================================================
+gather [, select_columns]                                       one loop
+record                                                          one loop
 affine, tanh                                                    product, then bias + tanh
 affine (head), sigma, noise, reparameterize, kl | densities     product, noise, then one loop up to z
 scale, affine (likelihood's heads), log_prob [and backward]     products, then one loop with biases and scales
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.compiled import hidden, latent, likelihood
+from aevb_engine.compiled import batch, hidden, latent, likelihood
 from aevb_engine.kernels.affine import product
 from aevb_engine.operation import Buffer, Operation, Rows, begins, custom, operation, rewrite
 
@@ -30,7 +32,7 @@ def lower(operations: Sequence[Operation]) -> list[Operation]:
 
 def _loop(name: str, function: Any, *given: Any, writes: tuple[Any, ...]) -> Operation:
     """``function`` on buffers and numbers in its order; all buffers are read, some are written."""
-    given = tuple(a if isinstance(a, Buffer) else np.float32(a) for a in given)
+    given = tuple(np.float32(a) if isinstance(a, float) else a for a in given)
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         views = tuple(a.view(rows) if isinstance(a, Buffer) else a for a in given)
@@ -41,6 +43,33 @@ def _loop(name: str, function: Any, *given: Any, writes: tuple[Any, ...]) -> Ope
 
 def _single(*buffers: Any) -> bool:
     return all(b.array.dtype == np.float32 for b in buffers)
+
+
+def _gather(rest: Sequence[Any]) -> Taken | None:
+    if not begins(rest, "gather") or not _single(rest[0].arguments[-1]):
+        return None
+    data, index, scale, _, x = rest[0].arguments
+    if begins(rest, "gather", "select_columns") and rest[1].reads == (x,):
+        (live,) = rest[1].writes
+        given = (data, index, float(scale), rest[1].facts["runs"], x, live)
+        return 2, [_loop("gather_runs", batch.gather_runs(), *given, writes=(x, live))]
+    return 1, [_loop("gather", batch.gather(), data, index, float(scale), x, writes=(x,))]
+
+
+def _select_columns(rest: Sequence[Any]) -> Taken | None:
+    """After another way of reading the batch."""
+    if not begins(rest, "select_columns"):
+        return None
+    (x,), (live,) = rest[0].reads, rest[0].writes
+    return 1, [_loop("select_columns", batch.select_columns(), x, rest[0].facts["runs"], live, writes=(live,))]
+
+
+def _record(rest: Sequence[Any]) -> Taken | None:
+    if not begins(rest, "record"):
+        return None
+    names = ("bound", "reconstruction", "kl", "metrics", "cursor", "step")
+    given = tuple(rest[0].facts[name] for name in names)
+    return 1, [_loop("record", batch.record(), *given, writes=given[3:])]
 
 
 def _affine_tanh(rest: Sequence[Any]) -> Taken | None:
@@ -144,6 +173,9 @@ def _latent_backward_mc(rest: Sequence[Any]) -> Taken | None:
 
 
 RULES: tuple[Callable[[Sequence[Any]], Taken | None], ...] = (
+    _gather,
+    _select_columns,
+    _record,
     _affine_tanh,
     _latent,
     _heads,

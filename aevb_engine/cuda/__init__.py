@@ -19,6 +19,9 @@ compilable text of many kernels: no headers, so NVRTC needs no include path.
 Sources: ``source.generate`` (declared elementwise kernels and sums), ``likelihood.likelihood`` (a decoder plugin),
 ``optimizer.optimizer`` (an optimizer plugin) and ``handwritten`` (the ``.cu`` files beside this one).
 
+A step without a launch per operation: ``own.own`` makes it of texts alone, ``stages.stages`` layers them by their
+hazards, ``fused.captured`` gives one kernel a stage and ``persistent.persistent`` one kernel for many steps.
+
 No kernel uses float atomics; every sum has an order fixed by the shapes, so that two runs give the same bits.
 """
 

@@ -86,6 +86,7 @@ def begun(
             # A data set's own facts may hold the sha256 of its file; resume compares the rows.
             data={**session.dataset.info, "rows_sha256": session.data_hash, "lattice": _lattice(session)},
             device=session.backend.device(),
+            encoder_columns=session.trainer.inner.model.encoder.mlp.inputs,  # without those that are always zero
             total_steps=session.total_steps,
             eval_every=session.eval_every,
             held_out=session.held_out_is,

@@ -40,12 +40,19 @@ class Architecture:
 class Model:
     """The encoder q(z | x), the decoder p(x | z), and one flat vector of parameters for both."""
 
-    def __init__(self, architecture: Architecture, likelihood: Likelihood, backend: Backend) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        likelihood: Likelihood,
+        backend: Backend,
+        encoder_inputs: int | None = None,
+    ) -> None:
+        """``encoder_inputs``: how many columns the encoder reads, all of them if None."""
         self.architecture = architecture
         self.likelihood = likelihood
         self.backend = backend
         self.dtype: Any = np.dtype(architecture.precision)
         a = architecture
-        self.encoder = Encoder(a.dim, a.hidden, a.latent, a.activation)
+        self.encoder = Encoder(encoder_inputs or a.dim, a.hidden, a.latent, a.activation)
         self.decoder = Decoder(a.latent, a.hidden[::-1], a.dim, likelihood, a.activation)
         self.parameters = Parameters({**self.encoder.shapes(), **self.decoder.shapes()}, backend, self.dtype)

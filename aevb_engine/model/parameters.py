@@ -50,6 +50,11 @@ class Parameters:
     def __getitem__(self, name: str) -> Parameter:
         return self.named[name]
 
+    @property
+    def first_weight(self) -> Parameter:
+        """The weight that meets the data, a row for each column; the flat vector begins with it."""
+        return next(iter(self.named.values()))
+
     def initialize(self, seed: int, how: Initial = "normal") -> None:
         """Draw every parameter from N(0, 0.01^2); or ``glorot``: uniform weights by fan, all else zero."""
         noise = Noise(np, seed, "init")

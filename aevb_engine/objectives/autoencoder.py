@@ -24,6 +24,7 @@ class Autoencoder(Objective):
     """
 
     summary: ClassVar[str] = "z = mu, no noise, no KL term: not a bound"
+    encodes_data_only: ClassVar[bool] = True
     is_bound = False
     columns: ClassVar[tuple[str, ...]] = ("reconstruction",)
     held_out_by_itself: ClassVar[bool] = True
@@ -39,7 +40,7 @@ class Autoencoder(Objective):
         squared = self.loss == "squared" and p.gradient
         program = Program(prepare=model.decoder.prepare(ws, theta))
         program.rows = [
-            *model.encoder.forward(ws, theta, p.x),
+            *model.encoder.forward(ws, theta, p.encoder_input),
             operation(scale, p.mu, 1.0, p.z),
             *model.decoder.forward(ws, theta, p.z),
             *(_squared_error(p) if squared else ()),

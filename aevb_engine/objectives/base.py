@@ -22,6 +22,7 @@ class Objective(ABC):
     has_encoder: ClassVar[bool] = True  # whether it trains one; without one there is no bound and no encoding
     columns: ClassVar[tuple[str, ...]] = COLUMNS  # which of them it defines; the others hold NaN
     held_out_by_itself: ClassVar[bool] = False  # held-out data are judged by its own columns, not by L^B
+    encodes_data_only: ClassVar[bool] = False  # the encoder reads ``p.encoder_input`` and nothing else
     updates: int = 1  # consecutive steps (weight updates) on one batch
     warmup: int = 0  # steps in which the objective still changes: convergence is not judged in them
 

@@ -19,6 +19,7 @@ class Beta(Elbo):
     """
 
     summary: ClassVar[str] = "L^B with a weight on its KL term, and warm-up"
+    encodes_data_only: ClassVar[bool] = True
 
     def __init__(self, *, beta: float = 1.0, warmup: int = 0) -> None:
         if not 0 <= beta < float("inf"):

@@ -15,6 +15,7 @@ class Elbo(Objective):
     """L^B(x) = 1/L sum_l log p(x | z_l) - KL(q(z | x) || N(0, I)) (LX 9; KW 7)."""
 
     summary: ClassVar[str] = "L^B, the KL term in closed form"
+    encodes_data_only: ClassVar[bool] = True
 
     def build(self, p: Pass) -> Program:
         program = Program(prepare=p.model.decoder.prepare(p.ws, p.model.parameters), rows=elbo_rows(p))

@@ -15,6 +15,7 @@ class ElboMc(Objective):
     """L^A(x) = 1/L sum_l [log p(x | z_l) + log p(z_l) - log q(z_l | x)] (LX 7; KW 6)."""
 
     summary: ClassVar[str] = "L^A, every term by Monte Carlo"
+    encodes_data_only: ClassVar[bool] = True
 
     def build(self, p: Pass) -> Program:
         ws = p.ws

@@ -15,6 +15,7 @@ class Iwae(Objective):
     """L_k(x) = log 1/k sum_l w_l, w = p(x, z) / q(z | x); row weights are normalised w (Burda et al. 8, 14)."""
 
     summary: ClassVar[str] = "L_k, the importance-weighted bound"
+    encodes_data_only: ClassVar[bool] = True
 
     def build(self, p: Pass) -> Program:
         ws = p.ws

@@ -60,6 +60,8 @@ class Pass:
         z = model.architecture.latent
         self.latent = z
         self.x = ws.one("x", model.architecture.dim)
+        inputs = model.encoder.mlp.inputs  # fewer where columns that are always zero are left out
+        self.encoder_input = self.x if inputs == model.architecture.dim else ws.one("x live", inputs)
         self.eps = ws.many("eps", z)
         self.z = ws.many("z", z)
         self.logp = ws.many("logp")
@@ -107,7 +109,7 @@ class Pass:
         """
         model, ws, theta = self.model, self.ws, self.model.parameters
         return [
-            *model.encoder.forward(ws, theta, self.x),
+            *model.encoder.forward(ws, theta, self.encoder_input),
             *self.noise,
             operation(reparameterize, self.mu, self.sigma, self.cube(self.eps), self.cube(self.z)),
             *latent,
@@ -134,6 +136,6 @@ class Pass:
         """The gradient of every parameter, from what ``backward`` left."""
         model, ws, theta = self.model, self.ws, self.model.parameters
         return [
-            *model.encoder.backward_params(ws, theta, self.x),
+            *model.encoder.backward_params(ws, theta, self.encoder_input),
             *model.decoder.backward_params(ws, theta, self.weight, self.z),
         ]

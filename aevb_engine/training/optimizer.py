@@ -18,6 +18,7 @@ class Optimizer(ABC):
     default_lr: ClassVar[float] = 0.001
     state: tuple[str, ...] = ()
     scratch: int = 1
+    still_at_zero: ClassVar[bool] = False  # a parameter whose gradient and state are zero stays as it is
     # The same on numbers, for a compiled loop: scalar(grad, coef, theta, *state) gives (theta, *state); optional.
     scalar: Callable[..., Any] | None = None
     cuda: str | None = None  # elementwise text of ``update``: names grad, theta, the state, and coef[i]

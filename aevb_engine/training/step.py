@@ -32,6 +32,7 @@ from aevb_engine.objectives.program import Feed, Pass, Program
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
+from aevb_engine.training.pruning import select_columns
 
 BLOCK = 50  # steps between two looks of the host
 REPLAYED_BLOCK = 500  # where a step takes microseconds; the loop takes fewer of long steps
@@ -254,7 +255,9 @@ class TrainingStep:
         decay: float = 0.0,
         threads: int = 1,
         plan: Plan | None = None,
+        columns: Any = None,
     ) -> None:
+        """``columns``: those of the data that a model with a narrower encoder reads."""
         self.model = model
         self.plan = plan = plan or Plan()
         self.warnings: list[str] = []  # one where the plan's path cannot run
@@ -281,6 +284,8 @@ class TrainingStep:
         program = self.program
         self.first += program.prepare
         read = read_batch(ws, drawn, batch_pass.x, data, seed)
+        if columns is not None:
+            read.append(select_columns(batch_pass.x, columns, batch_pass.encoder_input))
         self.rows = [*read, *program.rows]
         self.visit = [*read, *program.visit, *program.rows]
         self.last = [record(ws, clock)]

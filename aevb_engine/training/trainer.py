@@ -16,9 +16,11 @@ import numpy.typing as npt
 from aevb_engine.backend.base import Plan
 from aevb_engine.errors import FileFormatError, TrainingError, UsageError
 from aevb_engine.model.model import Model
+from aevb_engine.objectives import objective
 from aevb_engine.objectives.base import COLUMNS, Objective
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import Order
+from aevb_engine.training.pruning import pruned
 from aevb_engine.training.schedule import Schedule
 from aevb_engine.training.step import ResidentRows, TrainingStep
 
@@ -73,22 +75,13 @@ class Trainer:
         if not 1 <= settings.batch <= count:
             raise UsageError(f"--batch-size {settings.batch}: must be between 1 and the {count} training rows")
         self.model = model
+        self.data = data
         self.optimizer = optimizer
         self.settings = settings
         self.count = count
-        self.inner = TrainingStep(
-            model,
-            optimizer,
-            data,
-            objective_name=settings.objective,
-            batch=settings.batch,
-            samples=settings.samples,
-            seed=settings.seed,
-            decay=settings.weight_decay / count,
-            threads=settings.threads,
-            plan=settings.plan,
-        )
-        self.objective: Objective = self.inner.objective
+        self.objective: Objective = objective(settings.objective)
+        self.pruned = pruned(model, optimizer, self.objective, data.data.array, settings.weight_decay)
+        self._build()
         self.order = Order(settings.seed, count, settings.batch, self.objective.updates)
         self.step = 0
         self._kept: list[Any] = []  # a copy of the state on the device, after the steps ``_kept_at``
@@ -105,6 +98,24 @@ class Trainer:
     def warnings(self) -> list[str]:
         """One line where the chosen path cannot run the step."""
         return self.inner.warnings
+
+    def _build(self) -> None:
+        """The step on the model or on its live columns; there ``_whole`` holds the optimizer's state of all columns."""
+        settings, model = self.settings, self.model
+        self.inner = TrainingStep(
+            self.pruned.model if self.pruned else model,
+            self.optimizer,
+            self.data,
+            objective_name=self.objective,
+            batch=settings.batch,
+            samples=settings.samples,
+            seed=settings.seed,
+            decay=settings.weight_decay / self.count,
+            threads=settings.threads,
+            plan=settings.plan,
+            columns=self.pruned.columns if self.pruned else None,
+        )
+        self._whole = [np.zeros_like(model.parameters.theta) for _ in self.inner.state] if self.pruned else []
 
     def advance(self, steps: int) -> npt.NDArray[np.float64]:
         """Run ``steps`` (at most a block) and return their rows of ``TRAIN_COLUMNS``; raises Diverged."""
@@ -140,10 +151,16 @@ class Trainer:
         clock.rates.array[:steps] = backend.upload(tables.coefficients[:steps])
         clock.step.array[...] = first
         clock.cursor.array[...] = 0
+        if self.pruned:  # between two blocks the whole model's parameters are the ones that count
+            self.pruned.take(self.model.parameters.theta, self.inner.model.parameters.theta)
 
     def _collect(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
         settings, clock, backend = self.settings, self.inner.clock, self.model.backend
         first, tables = self.step, self._now
+        own, whole = self.inner.model.parameters, self.model.parameters
+        if self.pruned:
+            self.pruned.put(own.theta, whole.theta)
+            self.pruned.put(own.grad, whole.grad)
         self.inner.report()
         if backend.asynchronous:  # the next tables are made while the device is at work
             self._ahead = self._tables(first + steps, steps)
@@ -175,14 +192,18 @@ class Trainer:
     @property
     def trained(self) -> int:
         """Parameters that the objective trains."""
-        return sum(int(p.parameter.hi - p.parameter.lo) for p in self.inner.program.pieces)
+        names = {p.parameter.name for p in self.inner.program.pieces}
+        return sum(p.hi - p.lo for p in self.model.parameters.named.values() if p.name in names)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Parameters, the optimizer's and the objective's state, by name, as a checkpoint stores them."""
-        return dict(zip(self._names(), (self.model.backend.download(a) for a in self._live()), strict=True))
+        return dict(zip(self._names(), (self.model.backend.download(a) for a in self._current()), strict=True))
 
     def restore(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from a checkpoint's ``step`` and ``arrays``."""
+        if self.pruned and self._moving(arrays):
+            self.pruned = None
+            self._build()
         for name, target in zip(self._names(), self._live(), strict=True):
             stored = arrays.get(name)
             if stored is None or stored.shape != target.shape or stored.dtype != target.dtype:
@@ -192,8 +213,16 @@ class Trainer:
                     "it belongs to another configuration"
                 )
             target[...] = self.model.backend.upload(stored)
+        self._take()
         self.step = step
         self._kept_at = None
+
+    def _moving(self, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+        """Whether the state still moves weights of columns left out: those were not always zero."""
+        assert self.pruned is not None
+        stored = [arrays.get(f"optimizer/{name}") for name in self.optimizer.state]
+        size = self.model.parameters.size
+        return any(a is not None and a.shape == (size,) and self.pruned.left_out(a).any() for a in stored)
 
     def _names(self) -> list[str]:
         optimizer, objective = self.optimizer.state, self.inner.program.state
@@ -201,11 +230,24 @@ class Trainer:
 
     def _live(self) -> list[Any]:
         state = (buffer.array for buffer in self.inner.program.state.values())
-        return [self.model.parameters.theta, *self.inner.state, *state]
+        return [self.model.parameters.theta, *(self._whole if self.pruned else self.inner.state), *state]
+
+    def _take(self) -> None:
+        """The optimizer's state from the whole vectors into the pruned step."""
+        if self.pruned:
+            for whole, part in zip(self._whole, self.inner.state, strict=True):
+                self.pruned.take(whole, part)
+
+    def _current(self) -> list[Any]:
+        """The same, with what the pruned step holds of the optimizer's state."""
+        if self.pruned:
+            for part, whole in zip(self.inner.state, self._whole, strict=True):
+                self.pruned.put(part, whole)
+        return self._live()
 
     def _keep(self) -> None:
         """Copy the state, on the device."""
-        live = self._live()
+        live = self._current()
         if not self._kept:
             self._kept = [self.model.backend.empty(a.shape, a.dtype) for a in live]
         for target, source in zip(self._kept, live, strict=True):
@@ -217,6 +259,7 @@ class Trainer:
         self.step = self._kept_at
         for target, stored in zip(self._live(), self._kept, strict=True):
             target[...] = stored
+        self._take()
 
     # Divergence ---------------------------------------------------------------------------------------------
 

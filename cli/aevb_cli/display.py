@@ -201,6 +201,9 @@ def introduction(session: Session) -> str:
     config, data = session.config, session.dataset
     hidden = "-".join(map(str, (data.dim, *config.hidden, config.latent_dim)))
     threads = f"{config.threads} thread" + ("s" if config.threads != 1 else "")
+    pruned = session.trainer.pruned
+    if pruned:
+        threads += f", {len(pruned.columns)} of {data.dim} columns in the first product"  # the others are always zero
     return (
         f"{config.dataset} {len(data.train):,} + {len(data.test):,} rows, {config.decoder} decoder, {hidden}, "
         f"{session.model.parameters.size:,} parameters, {config.optimizer} {config.lr:g}, {threads}"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from aevb_engine.cuda import module
-from aevb_engine.cuda.fused import captured, literal
-from aevb_engine.cuda.launch import Parameter
+from aevb_engine.cuda.fused import SYNC, captured, literal
+from aevb_engine.cuda.launch import Parameter, Source, flat
 from aevb_engine.cuda.lower import Text
 from aevb_engine.cuda.source import generate
 from aevb_engine.cuda.stages import Hazard, Member, area, check, members, overlap, stages
@@ -195,6 +195,38 @@ def test_a_member_in_the_wrong_layer_changes_the_result() -> None:
             program.call(kernel.name, kernel.grid, kernel.block, kernel.args, schedule)
         results.add(memory.bytes())
     assert len(results) > 1
+
+
+TURN = """\
+extern "C" __global__ void __launch_bounds__(256) aevb_turn(const T* x_, int x_e, T* y_, int y_e, int size_e)
+{
+    __shared__ T part[256];
+    const int e = blockIdx.x * blockDim.x + threadIdx.x;
+    part[threadIdx.x] = x_[e * x_e];
+    __syncthreads();
+    y_[e * y_e] = part[255 - threadIdx.x];
+}
+"""
+
+
+@compiler
+def test_shared_memory_is_read_before_the_next_virtual_block() -> None:
+    """Also where a text has no barrier of its own before it writes; without the barrier the comparison fails."""
+    x = np.random.default_rng(1).standard_normal((2, 1024)).astype(np.float32)
+    source = Source("aevb_turn", TURN, flat("e"))
+    y = np.zeros_like(x)
+    step = [Member(source, source.launch(a, b)) for a, b in zip(x, y, strict=True)]
+    assert len(stages(step)) == 1
+    fused = captured(stages(step), np.float32, 1)
+    (kernel,) = fused.kernels
+    right = []
+    for text in (fused.code, fused.code.replace(SYNC, "")):
+        for schedule in SCHEDULES:
+            y[...] = 0
+            compile_text(text).call(kernel.name, kernel.grid, kernel.block, kernel.args, schedule)
+            right.append(bool((y.reshape(2, 4, 256) == x.reshape(2, 4, 256)[..., ::-1]).all()))
+    assert all(right[:3])
+    assert not all(right[3:])
 
 
 def test_the_text_does_not_depend_on_the_seed() -> None:

@@ -21,6 +21,7 @@ class Adagrad(Optimizer):
 
     summary: ClassVar[str] = "Adagrad: each rate falls with its gradients' sum of squares"
     default_lr: ClassVar[float] = 0.02
+    still_at_zero: ClassVar[bool] = True
     state = ("squares",)
     scratch = 1
     scalar = staticmethod(_scalar)

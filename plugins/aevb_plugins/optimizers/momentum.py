@@ -27,6 +27,7 @@ class Momentum(Optimizer):
 
     summary: ClassVar[str] = "gradient descent with momentum"
     default_lr: ClassVar[float] = 0.001
+    still_at_zero: ClassVar[bool] = True
     state = ("velocity",)
     scratch = 1
 

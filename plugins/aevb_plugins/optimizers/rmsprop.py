@@ -25,6 +25,7 @@ class Rmsprop(Optimizer):
 
     summary: ClassVar[str] = "RMSprop: gradients over their running root mean square"
     default_lr: ClassVar[float] = 0.001
+    still_at_zero: ClassVar[bool] = True
     state = ("second",)
     scratch = 1
     scalar = staticmethod(_scalar)

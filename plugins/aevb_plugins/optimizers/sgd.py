@@ -17,6 +17,7 @@ class Sgd(Optimizer):
 
     summary: ClassVar[str] = "stochastic gradient descent"
     default_lr: ClassVar[float] = 0.001
+    still_at_zero: ClassVar[bool] = True
     scratch = 1
     scalar = staticmethod(_scalar)
     cuda = "theta -= coef[0] * grad;"
