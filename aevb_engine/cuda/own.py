@@ -39,6 +39,9 @@ PRECISIONS = ("fp32", "tf32")
 def own(operations: Sequence[Operation], precision: str = "fp32") -> list[Text | Operation]:
     """The operations of a whole step, in order, as launches; an operation that is left has no text.
 
+    What one operation leaves for another alone need not be there afterwards: log p where a bound takes it in parts,
+    heads whose likelihood is within their product, scaled biases of those.
+
     ``precision``: of the products' factors, "fp32" for the model's own type, "tf32" for 10 bits of mantissa with sums
     in float.
     """
@@ -186,6 +189,7 @@ class _Step:
             return None
         count, items = taken
         last = rest[count - 1]
+        self.unread += [op.arguments[2].array for op in rest[:count] if op.name == "affine"]  # type: ignore[union-attr]
         f = last.facts
         plugin = f["likelihood"]
         products = [item for item in items if isinstance(item, lower.Product)]
@@ -217,7 +221,6 @@ class _Step:
         dheads = [d.array.reshape(rows, columns) for d in f["dheads"]]
         product.log_prob(plugin, label, cube.reshape(-1, columns), given, parts, dheads)
         self.parts.append((logp, parts))
-        self.unread += [op.arguments[2].array for op in rest[:count] if op.name == "affine"]  # type: ignore[union-attr]
         return count, [Text(*product.text()), Text(generate(sum_of_parts), (parts, logp.reshape(rows)))]
 
     def weight(self, rest: Sequence[Operation]) -> Taken | None:
@@ -327,7 +330,7 @@ class _Step:
         for logp, parts in self.parts:
             reading = [i for i, item in enumerate(items) if _reads(item, logp)]
             taken = {i: _of_parts(items[i], logp, parts) for i in reading}
-            if all(text is not None for text in taken.values()):
+            if taken and all(text is not None for text in taken.values()):
                 items = [taken.get(i) or item for i, item in enumerate(items)]
                 self.unread.append(logp)
         for y, parts, text, cut in self.splits:
@@ -429,6 +432,8 @@ def _in_parts(items: list[Text | Operation], y: Any, parts: Any, text: Text, cut
             taken[i] = reader
         if isinstance(item, Text) and any(view(a) == view(y) for a, p in _named(item) if p.written):
             break
+    if len(taken) == 1:
+        return items
     return [taken.get(i, item) for i, item in enumerate(items)]
 
 

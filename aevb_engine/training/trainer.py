@@ -157,8 +157,8 @@ class Trainer:
     def _collect(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
         settings, clock, backend = self.settings, self.inner.clock, self.model.backend
         first, tables = self.step, self._now
-        own, whole = self.inner.model.parameters, self.model.parameters
         if self.pruned:
+            own, whole = self.inner.model.parameters, self.model.parameters
             self.pruned.put(own.theta, whole.theta)
             self.pruned.put(own.grad, whole.grad)
         self.inner.report()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.cuda.launch import Source
-from aevb_engine.cuda.product import TILES, Product, Tile
+from aevb_engine.cuda.product import TILES, Product, Tile, fits
 from tests.cuda_on_cpu.catalog import likelihoods, optimizers
 
 LAYOUTS = ("forward", "data", "weight", "weight and bias")
@@ -71,8 +71,7 @@ def with_epilogues(dtype: Any, tensor_cores: bool = False) -> tuple[Source, ...]
         for name in ("bernoulli", "gaussian"):
             plugin = likelihoods()[name]
             count = len(plugin.heads)
-            bytes_kept = tile.rows * tile.columns // 256 * count * np.dtype(dtype).itemsize
-            if bytes_kept > 128:
+            if not fits(tile, count, np.dtype(dtype).itemsize):
                 continue  # never chosen
             product = Product(empty(m, k), [empty(k, n)] * count, None, tensor_cores, name, tile)
             heads = [(i, empty(n)) for i in range(count)]

@@ -82,7 +82,11 @@ def test_latent_stage(name: str, shape: tuple[int, int, int], strided: bool, dty
     }
     zero = {n: np.full(s, np.nan, dtype) for n, s in (("sigma", (b, z)), ("eps", shape), ("z", shape))}
     last = {"kl": (b,)} if name == "latent" else {"prior": (b, samples), "posterior": (b, samples)}
-    outputs = {"head": np.full((b, 2 * z), np.nan, dtype), **zero, **{n: np.full(s, np.nan, dtype) for n, s in last.items()}}
+    outputs = {
+        "head": np.full((b, 2 * z), np.nan, dtype),
+        **zero,
+        **{n: np.full(s, np.nan, dtype) for n, s in last.items()},
+    }
     out = execute(name, dtype, given, outputs, strided)[0]
     head = product.astype(np.float64) + bias
     mu, logvar = head[:, :z], head[:, z:]

@@ -93,7 +93,7 @@ def test_tiles_follow_the_shape() -> None:
     assert choose(100, 500, 40).rows == 16
     assert choose(4096, 4096, 4096) == TILES[0]
     assert choose(100, 500, 40, tensor_cores=True).rows == 32
-    assert choose(4096, 512, 4096, width=16) != TILES[0]  # its sums would not fit the registers
+    assert choose(4096, 512, 4096, heads=4) != TILES[0]  # its sums would not fit the registers
 
 
 # Planted errors ---------------------------------------------------------------------------------------------
@@ -120,7 +120,12 @@ def _results(change: tuple[str, str] | None, layout: str = "forward") -> tuple[s
 
 @pytest.mark.parametrize(
     "comment",
-    ["what lay in the scratch has been read", "the chunk is complete", "the last chunk has been read", "groups' sums are there"],
+    [
+        "what lay in the scratch has been read",
+        "the chunk is complete",
+        "the last chunk has been read",
+        "groups' sums are there",
+    ],
 )
 def test_a_removed_barrier_changes_the_result(comment: str) -> None:
     from aevb_engine.cuda.module import read
@@ -214,6 +219,7 @@ def test_every_elementwise_kernel_may_follow(dtype: Any) -> None:
 
 def test_a_chain_of_kernels_follows() -> None:
     """Both gradients of a layer below two heads, the row weights and tanh's derivative: two launches."""
+
     def chain() -> tuple[list[Operation], Any]:
         draw = np.random.default_rng(4).standard_normal
         b = {n: Buffer(n, draw(s)) for n, s in {"p": (21, 9), "q": (21, 9), "u": (11, 9), "v": (11, 9)}.items()}
