@@ -65,20 +65,44 @@ class Persistent:
             made = persistent(layers, _number(layers))
             module = xp.RawModule(code=made.code, options=OPTIONS, enable_cooperative_groups=True)
             self._function = loaded(module.get_function(made.name))
-            self._made, self._stream = made, stream
+            self._made, self._stream, self._xp = made, stream, xp
             # CuPy launches fewer blocks than it is told where they do not fit, and all would wait for the others.
             properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
             fit = xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
                 self._function.kernel.ptr, math.prod(made.block), made.shared
             )
-            self.blocks = blocks(made, int(properties["multiProcessorCount"]), int(fit))
-            if not self.blocks:
-                raise BackendError("the kernel does not fit on this device")
+            self._room = int(properties["multiProcessorCount"]), int(fit)
+            self.blocks = self._fitting(1)
             self._table, self._barriers = xp.asarray(table([made])), xp.asarray(barriers([made]))
 
     def run(self, times: int) -> None:
         with self._stream:
             self._function((self.blocks, 1, 1), self._made.block, arguments(self._table, self._barriers, times))
+
+    def _fitting(self, replicas: int) -> int:
+        found = blocks(self._made, *self._room, replicas)
+        if not found:
+            raise BackendError("the kernel does not fit on this device")
+        return found
+
+    def together(self, others: Sequence[Persistent]) -> Callable[[int], None]:
+        """A call that enqueues so many steps of this run and of others in one launch, each on blocks of its own.
+
+        BackendError where the texts differ or do not fit. Every run may still be asked for steps alone.
+        """
+        all_runs = [self, *others]
+        with one_line("persistent"):
+            rows = self._xp.asarray(table([r._made for r in all_runs]))
+            state = self._xp.asarray(barriers([r._made for r in all_runs]))
+            grid = self._fitting(len(all_runs))
+        for i, each in enumerate(all_runs):
+            each._barriers = state[i : i + 1]
+
+        def run(times: int) -> None:
+            with self._stream:
+                self._function((grid, 1, 1), self._made.block, arguments(rows, state, times))
+
+        return run
 
     def note(self, place: Any) -> None:
         place[...] = self._barriers[:1, LATE : LATE + 1]

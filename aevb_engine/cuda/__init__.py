@@ -17,7 +17,11 @@ grid, block and the complete argument tuple with NumPy scalars of the right widt
 compilable text of many kernels: no headers, so NVRTC needs no include path.
 
 Sources: ``source.generate`` (declared elementwise kernels and sums), ``likelihood.likelihood`` (a decoder plugin),
-``optimizer.optimizer`` (an optimizer plugin) and ``handwritten`` (the ``.cu`` files beside this one).
+``optimizer.optimizer`` (an optimizer plugin) and ``handwritten`` (the ``.cu`` files beside this one). ``own.own`` makes
+a whole step of texts: products of ``product.Product`` with what follows them as epilogue.
+
+A step without a launch per operation: ``own.own`` makes it of texts alone, ``stages.stages`` layers them by their
+hazards, ``fused.captured`` gives one kernel a stage and ``persistent.persistent`` one kernel for many steps.
 
 No kernel uses float atomics; every sum has an order fixed by the shapes, so that two runs give the same bits.
 """

@@ -1,8 +1,10 @@
-// The latent stage, a warp (or block) a data point, the noise drawn in place: head += bias, (mu | logvar) = head,
+// The latent stage, a warp (or block) a data point, the noise drawn in place: head = product + bias (the product may lie
+// in the head itself), (mu | logvar) = head,
 // sigma = e^(logvar / 2), eps ~ N(0, 1) at (step, row * samples + b * L + l, z), z = mu + sigma * eps (LX 4), and
 // kl = 1/2 sum (mu^2 + sigma^2 - 1 - logvar) (LX 25).
 extern "C" __global__ void __launch_bounds__(256) aevb_latent(
-    T* head_, int head_b, int head_h, const T* bias_, int bias_h, const long long* step_, const long long* row_,
+    const T* product_, int product_b, int product_h, const T* bias_, int bias_h, T* head_, int head_b, int head_h,
+    const long long* step_, const long long* row_,
     unsigned int stream, unsigned int key0, unsigned int key1, T* sigma_, int sigma_b, int sigma_z, T* eps_, int eps_b,
     int eps_l, int eps_z, T* z_, int z_b, int z_l, int z_z, T* kl_, int kl_b, int size_b, int size_l, int size_z)
 {
@@ -14,8 +16,9 @@ extern "C" __global__ void __launch_bounds__(256) aevb_latent(
         if (b < size_b)
             for (int j = threadIdx.x; j < size_z; j += blockDim.x) {
                 T* const head = head_ + (long long)b * head_b;
-                const T mu = head[j * head_h] + bias_[j * bias_h];
-                const T logvar = head[(size_z + j) * head_h] + bias_[(size_z + j) * bias_h];
+                const T mu = product_[(long long)b * product_b + j * product_h] + bias_[j * bias_h];
+                const T logvar =
+                    product_[(long long)b * product_b + (size_z + j) * product_h] + bias_[(size_z + j) * bias_h];
                 const T sigma = exp((T)0.5 * logvar);
                 head[j * head_h] = mu;
                 head[(size_z + j) * head_h] = logvar;
@@ -37,7 +40,8 @@ extern "C" __global__ void __launch_bounds__(256) aevb_latent(
 // The same without kl, and for every sample its log-densities: prior = log N(z; 0, I), posterior = log q(z | x) at
 // z = mu + sigma * eps, -1/2 sum (eps^2 + logvar + log 2 pi).
 extern "C" __global__ void __launch_bounds__(256) aevb_latent_mc(
-    T* head_, int head_b, int head_h, const T* bias_, int bias_h, const long long* step_, const long long* row_,
+    const T* product_, int product_b, int product_h, const T* bias_, int bias_h, T* head_, int head_b, int head_h,
+    const long long* step_, const long long* row_,
     unsigned int stream, unsigned int key0, unsigned int key1, T* sigma_, int sigma_b, int sigma_z, T* eps_, int eps_b,
     int eps_l, int eps_z, T* z_, int z_b, int z_l, int z_z, T* prior_, int prior_b, int prior_l, T* posterior_,
     int posterior_b, int posterior_l, int size_b, int size_l, int size_z)
@@ -50,8 +54,9 @@ extern "C" __global__ void __launch_bounds__(256) aevb_latent_mc(
         T* const head = head_ + (long long)b * head_b;
         if (b < size_b)
             for (int j = threadIdx.x; j < size_z; j += blockDim.x) {
-                head[j * head_h] += bias_[j * bias_h];
-                const T logvar = head[(size_z + j) * head_h] + bias_[(size_z + j) * bias_h];
+                head[j * head_h] = product_[(long long)b * product_b + j * product_h] + bias_[j * bias_h];
+                const T logvar =
+                    product_[(long long)b * product_b + (size_z + j) * product_h] + bias_[(size_z + j) * bias_h];
                 head[(size_z + j) * head_h] = logvar;
                 sigma_[(long long)b * sigma_b + j * sigma_z] = exp((T)0.5 * logvar);
             }

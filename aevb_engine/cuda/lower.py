@@ -173,7 +173,7 @@ def _latent(rest: Sequence[Operation]) -> Taken | None:
     x, weight, bias, head = rest[0].arguments
     sigma = rest[1].arguments[1]
     eps, z = rest[3].arguments[2:]
-    given = (head, bias, *_key(rest[2]), sigma, eps, z)
+    given = (head, bias, head, *_key(rest[2]), sigma, eps, z)
     if begins(rest[4:], "kl"):
         return 5, [Product(x, weight, head), Text(sources()["latent"], (*given, rest[4].arguments[-1]))]  # type: ignore[arg-type]
     if begins(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):

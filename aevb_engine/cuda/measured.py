@@ -1,7 +1,8 @@
 """Which way of running a step was measured to be the fastest, by the size of the step.
 
-A figure is the time of one step on one path, out of a file of ``benchmarks/gpu/run.py`` (section "trainers"). Nothing
-has been measured on a device so far: the table is empty, and ``--trainer auto`` is the eager path.
+A figure is the time of one step on one path: ``figures`` of the section "trainers" in a file of
+``benchmarks/gpu/run.py`` holds the rows to copy, which name that file as their source. Nothing has been measured on a
+device so far: the table is empty, and ``--trainer auto`` is the eager path.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from aevb_engine.cuda.handwritten import sources
 from aevb_engine.cuda.launch import Parameter
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
-from aevb_engine.cuda.product import Product, address, view
+from aevb_engine.cuda.product import Product, address, parts_of, view
 from aevb_engine.cuda.rows import Backward, Forward, choose, dense, plain
 from aevb_engine.cuda.source import generate
 from aevb_engine.kernels.rows import sum_of_parts
@@ -41,6 +41,9 @@ PRECISIONS = ("fp32", "tf32")
 
 def own(operations: Sequence[Operation], precision: str = "fp32") -> list[Text | Operation]:
     """The operations of a whole step, in order, as launches; an operation that is left has no text.
+
+    What one operation leaves for another alone need not be there afterwards: log p where a bound takes it in parts,
+    heads whose likelihood is within their product, scaled biases of those.
 
     ``precision``: of the products' factors, "fp32" for the model's own type, "tf32" for 10 bits of mantissa with sums
     in float.
@@ -112,6 +115,7 @@ class _Step:
         self.tensor_cores = tensor_cores
         self.updated: list[tuple[int, int]] = []  # addresses of gradients whose parameters are updated already
         self.parts: list[tuple[Any, Any]] = []  # logp and its parts by tile of columns
+        self.splits: list[tuple[Any, Any, Text, Text]] = []  # a product, its parts, the text of either
         self.unread: list[Any] = []  # what a rule no longer reads: made in vain unless another does
 
     def product(self, a: Any, factors: Sequence[Any], label: str, last: Any = None) -> Product:
@@ -153,6 +157,8 @@ class _Step:
                     arrays[view(value)] = value
             product.label += f"_{kernel.name}"
             count += 1
+        if count == 1 and start == "sum0[i]":
+            return 1, [self._alone(product, y)]
         for key, name in known.items():
             product.store(arrays[key], name)
         return count, [Text(*product.text())]
@@ -192,6 +198,7 @@ class _Step:
             return None
         count, items = taken
         last = rest[count - 1]
+        self.unread += [op.arguments[2].array for op in rest[:count] if op.name == "affine"]  # type: ignore[union-attr]
         f = last.facts
         plugin = f["likelihood"]
         products = [item for item in items if isinstance(item, lower.Product)]
@@ -223,7 +230,6 @@ class _Step:
         dheads = [d.array.reshape(rows, columns) for d in f["dheads"]]
         product.log_prob(plugin, label, cube.reshape(-1, columns), given, parts, dheads)
         self.parts.append((logp, parts))
-        self.unread += [op.arguments[2].array for op in rest[:count] if op.name == "affine"]  # type: ignore[union-attr]
         return count, [Text(*product.text()), Text(generate(sum_of_parts), (parts, logp.reshape(rows)))]
 
     def rows_forward(self, rest: Sequence[Operation]) -> Taken | None:
@@ -371,9 +377,21 @@ class _Step:
     def _plain(self, item: Item) -> Item:
         if not isinstance(item, lower.Product):
             return item
-        product = self.product(item.x.array, [item.weight.array], "plain")
-        product.store(item.y.array, "sum0[i]")
-        return Text(*product.text())
+        return self._alone(self.product(item.x.array, [item.weight.array], "plain"), item.y.array)
+
+    def _alone(self, product: Product, y: Any) -> Text:
+        """y as the bare product; kept beside it, the same in parts for readers who can add them up."""
+        bare = Product(product.a, product.factors, None, product.tensor_cores, product.label)
+        bare.store(y, "sum0[i]")
+        text = Text(*bare.text())
+        (m, n), k = bare.shape, int(bare.a.shape[1])
+        splits = parts_of(m, k, n, bare.tile)
+        if splits > 1:
+            cut = Product(bare.a, bare.factors, None, bare.tensor_cores, f"{bare.label}_parts", bare.tile, splits)
+            parts = type(y)((-(-k // cut.share), m, n), y.dtype)
+            cut.element.append(f"{cut.array(parts, 'src', written=True)} = sum0[i];")
+            self.splits.append((y, parts, text, Text(*cut.text())))
+        return text
 
     # Afterwards -----------------------------------------------------------------------------------------------
 
@@ -382,9 +400,11 @@ class _Step:
         for logp, parts in self.parts:
             reading = [i for i, item in enumerate(items) if _reads(item, logp)]
             taken = {i: _of_parts(items[i], logp, parts) for i in reading}
-            if all(text is not None for text in taken.values()):
+            if taken and all(text is not None for text in taken.values()):
                 items = [taken.get(i) or item for i, item in enumerate(items)]
                 self.unread.append(logp)
+        for y, parts, text, cut in self.splits:
+            items = _in_parts(items, y, parts, text, cut)
         for array in self.unread:
             if not any(_reads(item, array) for item in items):
                 items = [item for item in items if not _writes_only(item, array)]
@@ -476,23 +496,52 @@ def _named(text: Text) -> list[tuple[Any, Parameter]]:
     return [(g.array if isinstance(g, Buffer) else g, of[name]) for name, g in pairs if name in of]
 
 
-def _of_parts(item: Text | Operation, logp: Any, parts: Any) -> Text | None:
-    """A text of (b, l) that reads log p once, by what the tiles left of it; None where it is no such text."""
-    once = "logp_[(long long)b * logp_b + (long long)l * logp_l]"
-    parameters = "const T* logp_, int logp_b, int logp_l"
-    if not isinstance(item, Text) or item.source.text.count(once) != 1 or parameters not in item.source.text:
+def _in_parts(items: list[Text | Operation], y: Any, parts: Any, text: Text, cut: Text) -> list[Text | Operation]:
+    """The product in parts, where all who read it before it is written again can add them up."""
+    at = next(i for i, item in enumerate(items) if item is text)
+    if any(_reads(item, y) for item in items[:at]):
+        return items
+    taken: dict[int, Text] = {at: cut}
+    for i in range(at + 1, len(items)):
+        item = items[i]
+        if _reads(item, y):
+            reader = _of_parts(item, y, parts)
+            if reader is None:
+                return items
+            taken[i] = reader
+        if isinstance(item, Text) and any(view(a) == view(y) for a, p in _named(item) if p.written):
+            break
+    if len(taken) == 1:
+        return items
+    return [taken.get(i, item) for i, item in enumerate(items)]
+
+
+def _of_parts(item: Text | Operation, array: Any, parts: Any) -> Text | None:
+    """The text with ``array`` as the sum of parts (P, ...) of it; None where it does more than read its elements."""
+    if not isinstance(item, Text):
         return None
-    given = [g.array if isinstance(g, Buffer) else g for g in item.given]
-    at = item.source.accepts.index("logp")
-    if [i for i, g in enumerate(given) if hasattr(g, "shape") and overlap(g, logp)] != [at]:
+    source, values = item.source, [g.array if isinstance(g, Buffer) else g for g in item.given]
+    reading = [i for i, n in enumerate(source.accepts) if hasattr(values[i], "shape") and overlap(values[i], array)]
+    written = {p.name for p in source.parameters if p.written}
+    reading = [i for i in reading if source.accepts[i] not in written]
+    if len(reading) != 1 or extent(values[reading[0]]) != extent(array):
         return None
-    name = f"{item.source.name}_of_parts"
-    place = "logp_ + (long long)b * logp_b + (long long)l * logp_l"
-    text = item.source.text.replace(once, f"sum_apart({place}, logp_p, size_p)").replace(item.source.name, name)
-    text = text.replace(parameters, "const T* logp_, int logp_p, int logp_b, int logp_l")
-    text = text.replace("int size_b,", "int size_p, int size_b,")
-    given[at] = parts.reshape(parts.shape[0], *given[at].shape)
-    return Text(replace(item.source, name=name, text=text), tuple(given))
+    at = reading[0]
+    name, given = source.accepts[at], values[at]
+    head, body = source.text.split("{", 1)
+    elements = re.findall(rf"\b{name}_\[[^][]*\]", body)
+    if not elements or len(re.findall(rf"\b{name}_\b", body)) != len(elements) or f"const T* {name}_, " not in head:
+        return None
+    for element in set(elements):
+        place = element.removeprefix(f"{name}_[").removesuffix("]")
+        body = body.replace(element, f"sum_apart({name}_ + ({place}), {name}_p, size_p)")
+    head = head.replace(f"const T* {name}_, ", f"const T* {name}_, int {name}_p, ")
+    head = re.sub(r"((?:int|long long) size_)", r"int size_p, \1", head, count=1)
+    new = f"{source.name}_of_parts"
+    text = f"{head}{{{body}".replace(f"{source.name}(", f"{new}(")
+    values[at] = parts.reshape(parts.shape[0], *given.shape)
+    with_sums = tuple(dict.fromkeys((*source.parts, "reduce.cuh")))
+    return Text(replace(source, name=new, text=text, parts=with_sums), tuple(values))
 
 
 def _values(op: Operation) -> list[Any]:

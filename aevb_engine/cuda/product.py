@@ -4,8 +4,8 @@
 is made from texts that exist already: declared kernels (``elementwise``), a decoder plugin's (``log_prob``), an
 optimizer plugin's (``update``). Nothing is known by name.
 
-The three products of a dense layer differ in strides alone; which axis of a and of b lies densely in memory is read from
-the arrays. The bias gradient is one more row of a^T: ``last`` (K,) below the rows of a.
+The three products of a dense layer differ in strides alone; which axis of a and of b lies densely in memory is read
+from the arrays. The bias gradient is one more row of a^T: ``last`` (K,) below the rows of a.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from aevb_engine.cuda.launch import Dim, Shape, Sizes, Source
 from aevb_engine.cuda.likelihood import Likelihood
 from aevb_engine.cuda.optimizer import Optimizer
 from aevb_engine.cuda.source import PREFIX, fill
+from aevb_engine.cuda.source import at as element_at
 from aevb_engine.kernel import Kernel
 
 MULTIPROCESSORS = 132  # of an H100; the choice of tiles depends on it, no result does beyond rounding
@@ -44,29 +46,43 @@ TILES = (
     Tile(32, 16, 128, 1.35),
     Tile(16, 16, 128, 1.8),
 )
+MOST_PARTS = 8
 WAIT = 1500  # cycles of a tile that no arithmetic hides: first chunk, groups' sums, epilogue
 
 
-def choose(m: int, k: int, n: int, tensor_cores: bool = False, width: int = 4) -> Tile:
-    """The tile for y (m, n) = a (m, k) b (k, n): few waves over the device, then large tiles.
+def fits(tile: Tile, heads: int = 1, item: int = 4) -> bool:
+    """Whether the registers hold a thread's elements of the tile: ``heads`` sums each, of ``item`` bytes.
 
-    ``width``: bytes of all sums of one element, which a thread keeps in registers for its elements of the tile.
+    With several sums in double the likelihood's own numbers need as much again.
     """
+    width = heads * item if heads == 1 or item == 4 else 2 * heads * item
+    return tile.rows * tile.columns // 256 * width <= 128
+
+
+def choose(m: int, k: int, n: int, tensor_cores: bool = False, heads: int = 1, item: int = 4) -> Tile:
+    """The tile for y (m, n) = a (m, k) b (k, n), ``heads`` times: few waves over the device, then large tiles."""
 
     def cycles(tile: Tile) -> float:
         blocks = -(-m // tile.rows) * -(-n // tile.columns)
         waves = -(-blocks // MULTIPROCESSORS)
-        return waves * (WAIT + tile.rows * tile.columns * k / 128 * tile.cost)
+        return waves * (WAIT + tile.rows * tile.columns * k * heads / 128 * tile.cost)
 
-    fits = [t for t in TILES if t.rows * t.columns // 256 * width <= 128 and (t.rows >= 32 or not tensor_cores)]
-    return min(fits or TILES[3:4], key=cycles)
+    allowed = [t for t in TILES if fits(t, heads, item) and (t.rows >= 32 or not tensor_cores)]
+    return min(allowed or TILES[3:4], key=cycles)
+
+
+def parts_of(m: int, k: int, n: int, tile: Tile) -> int:
+    """Into how many parts of k a product is cut that leaves most of the device idle; one where it does not."""
+    blocks = -(-m // tile.rows) * -(-n // tile.columns)
+    return max(1, min(MULTIPROCESSORS // blocks, -(-k // tile.depth), MOST_PARTS))
 
 
 KERNEL = """\
 extern "C" __global__ void __launch_bounds__(256, 2) $name($parameters)
 {
-    const int tiles_c = (size_c + $columns - 1) / $columns, tile_c = (int)blockIdx.x % tiles_c;
-    const int base_r = (int)blockIdx.x / tiles_c * $rows, base_c = tile_c * $columns;
+    const int tiles_c = (size_c + $columns - 1) / $columns, tile = (int)blockIdx.x$within, tile_c = tile % tiles_c;
+    const int base_r = tile / tiles_c * $rows, base_c = tile_c * $columns;
+    $range
     $products
     $before
 #pragma unroll
@@ -79,6 +95,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) $name($parameters)
     }
     $after
 }
+"""
+WITHIN = " % (tiles_c * ((size_r + $rows - 1) / $rows))"
+RANGE = """\
+const int index_s = (int)blockIdx.x / (tiles_c * ((size_r + $rows - 1) / $rows)), first = index_s * $share;
+const int inner = size_k - first < $share ? size_k - first : $share;
 """
 ROW_SUMS = """\
 __syncthreads();  // the products' sums have been read
@@ -110,22 +131,36 @@ def address(array: Any) -> int:
     return int(array.ctypes.data if pointer is None else pointer)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A parameter of the epilogue: an array with its axes, or a constant (``letters`` is "const")."""
+
+    name: str
+    letters: str
+    value: Any
+    written: bool
+
+
 @dataclass
 class Product:
-    """One launch in the making: y (m, n) = a (m, k) b (k, n), for several b as several sums side by side."""
+    """One launch in the making: y (m, n) = a (m, k) b (k, n), for several b as several sums side by side.
+
+    The epilogue is text: ``before`` and ``after`` for the block, ``element`` for one element, where ``sum0[i]``,
+    ``sum1[i]``, ... are the products and ``index_r``, ``index_c`` the place.
+    """
 
     a: Any
     factors: Sequence[Any]  # each b (k, n)
     last: Any = None  # (k,): one more row of a
     tensor_cores: bool = False
     label: str = ""  # words of the name
+    forced: Tile | None = None  # instead of the one chosen by shape
+    splits: int = 1  # parts of k by blocks of their own, that whoever reads y adds up
     before: list[str] = field(default_factory=list)
     element: list[str] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)
-    parts: set[str] = field(default_factory=lambda: {"product.cuh"})
+    after: str = ""
     device: str = ""
-    _given: list[tuple[str, str, Any]] = field(default_factory=list)  # name, parameters, array or number
-    _known: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    given: list[_Given] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -133,85 +168,90 @@ class Product:
 
     @property
     def tile(self) -> Tile:
+        if self.forced is not None:
+            return self.forced
         (m, n), k = self.shape, int(self.a.shape[1])
-        width = len(self.factors) * np.dtype(self.a.dtype).itemsize
-        return choose(m, k * len(self.factors), n, self.tensor_cores, width)
+        return choose(m, k, n, self.tensor_cores, len(self.factors), np.dtype(self.a.dtype).itemsize)
+
+    @property
+    def share(self) -> int:
+        """k of one of the parts: whole chunks."""
+        k, depth = int(self.a.shape[1]), self.tile.depth
+        return -(-k // (self.splits * depth)) * depth if self.splits > 1 else k
 
     def array(self, value: Any, letters: str, written: bool = False) -> str:
-        """A parameter for the array with these axes; its element at (index_r, index_c) in the text."""
-        key = (*view(value), letters, np.dtype(value.dtype))
-        at = self._known.get(key)
-        if at is None:
-            at = self._known[key] = len(self._given)
-            self._given.append((f"e{at}", letters, value))
-            self._written.append(written)
+        """A parameter for the array with these axes; its element at (index_r, index_c, ...) in the text."""
+        same = (i for i, g in enumerate(self.given) if g.letters == letters and view(g.value) == view(value))
+        at = next(same, len(self.given))
+        if at == len(self.given):
+            self.given.append(_Given(f"e{at}", letters, value, written))
         elif written:
-            self._written[at] = True
-        terms = [f"(long long)index_{letter} * e{at}_{letter}" for letter in letters]
-        return f"e{at}_[{' + '.join(terms) or '0'}]"
-
-    _written: list[bool] = field(default_factory=list)
+            self.given[at] = replace(self.given[at], written=True)
+        return element_at(f"e{at}", letters)
 
     def number(self, value: float) -> str:
         """A parameter for a constant of the run."""
-        name = f"k{len(self._given)}"
-        self._given.append((name, "const", value))
-        self._written.append(False)
+        name = f"k{len(self.given)}"
+        self.given.append(_Given(name, "const", value, False))
         return name
 
     def text(self) -> tuple[Source, tuple[Any, ...]]:
         """The source and what it is launched with."""
-        tile, (m, n) = self.tile, self.shape
-        extra = self.last is not None
-        parameters = [_array("a", "mk", False)]
-        given: list[Any] = [self.a]
-        if extra:
-            parameters.append(_array("last", "k", False))
-            given.append(self.last)
-        products = []
-        count = tile.rows * tile.columns // 256
-        last = ("last_", "last_k") if extra else ("a_", "0")
-        along_a = _along(self.a, 1)
-        for i, b in enumerate(self.factors):
-            parameters.append(_array(f"b{i}", "kc", False))
+        parameters, given = [_parameter("a", "mk"), _parameter("b0", "kc")], [self.a, self.factors[0]]
+        for i, b in enumerate(self.factors[1:], 1):
+            parameters.append(_parameter(f"b{i}", "kc"))
             given.append(b)
-            flags = (along_a, _along(b, 0), extra, self.tensor_cores)
-            numbers = ", ".join([*map(str, (tile.rows, tile.columns, tile.depth)), *(str(f).lower() for f in flags)])
-            products += [
-                f"T sum{i}[{count}];",
-                f"product<{numbers}>((int)threadIdx.x, base_r, base_c, a_, a_m, a_k, {last[0]}, {last[1]}, b{i}_, b{i}_k,",
-                f"    b{i}_c, size_m, size_c, size_k, sum{i});",
-            ]
-        for (name, letters, value), written in zip(self._given, self._written, strict=True):
-            parameters.append(f"T {name}" if letters == "const" else _array(name, letters, written))
-            given.append(value)
-        parameters.append("int size_m, int size_k, int size_c, int size_r")
-        if any("n" in letters for _, letters, _ in self._given if letters != "const"):
-            parameters.append("int size_n")
-        if any("p" in letters for _, letters, _ in self._given if letters != "const"):
-            parameters.append("int size_p")
-        values = {
-            "rows": str(tile.rows),
-            "columns": str(tile.columns),
-            "count": str(count),
-            "products": "\n".join(products),
+        if self.last is not None:
+            parameters.append(_parameter("last", "k"))
+            given.append(self.last)
+        for g in self.given:
+            parameters.append(f"T {g.name}" if g.letters == "const" else _parameter(g.name, g.letters, g.written))
+            given.append(g.value)
+        letters = {letter for g in self.given if g.letters != "const" for letter in g.letters}
+        parameters.append(", ".join(f"int size_{x}" for x in ("m", "k", "c", "r", *sorted(letters - set("rc")))))
+        values = self._numbers | {
+            "parameters": ", ".join(parameters),
+            "within": "",
+            "range": "",
+            "products": "\n".join(self._products()),
             "before": "\n".join(self.before),
             "element": "\n".join(self.element),
-            "after": fill("\n".join(self.after), {
-                "rows": str(tile.rows), "columns": str(tile.columns), "count": str(count),
-            } | {"target": self._target}) if self.after else "",
-        }  # fmt: skip
-        values["parameters"] = ", ".join(parameters)
-        body = fill(KERNEL, values | {"name": ""})
-        digest = hashlib.sha256((self.device + body).encode()).hexdigest()[:6]
-        words = "_".join(w for w in ("product", f"{tile.rows}x{tile.columns}", self.label, digest) if w)
-        name = f"{PREFIX}{'tf32_' if self.tensor_cores else ''}{words}"
-        source = Source(
-            name, fill(KERNEL, values | {"name": name}), grid(tile), tuple(sorted(self.parts)), device=self.device
-        )
-        return source, tuple(given)
+            "after": self.after,
+        }
+        if self._is_cut:
+            values["within"] = Template(WITHIN).substitute(self._numbers)
+            values["range"] = Template(RANGE).substitute(self._numbers)
+        digest = hashlib.sha256((self.device + fill(KERNEL, values | {"name": ""})).encode()).hexdigest()[:6]
+        words = (f"{self.tile.rows}x{self.tile.columns}", self.label, digest)
+        name = f"{PREFIX}{'tf32_' if self.tensor_cores else ''}product_{'_'.join(w for w in words if w)}"
+        code = fill(KERNEL, values | {"name": name})
+        return Source(name, code, grid(self.tile), ("product.cuh",), device=self.device), tuple(given)
 
-    _target: str = ""
+    @property
+    def _numbers(self) -> dict[str, str]:
+        tile = self.tile
+        numbers = {"rows": tile.rows, "columns": tile.columns, "share": self.share}
+        return {name: str(n) for name, n in (numbers | {"count": tile.rows * tile.columns // 256}).items()}
+
+    @property
+    def _is_cut(self) -> bool:
+        return self.share < int(self.a.shape[1])
+
+    def _products(self) -> list[str]:
+        """A call for each b."""
+        extra, cut, tile = self.last is not None, self._is_cut, self.tile
+        last = ("last_", "last_k") if extra else ("a_", "0")
+        lines = []
+        for i, b in enumerate(self.factors):
+            flags = (_along(self.a, 1), _along(b, 0), extra, self.tensor_cores)
+            fixed = ", ".join([*map(str, (tile.rows, tile.columns, tile.depth)), *(str(f).lower() for f in flags)])
+            at = [f"{p}_ + (long long)first * {p}_k" if cut else f"{p}_" for p in ("a", f"b{i}")]
+            lines += [
+                f"T sum{i}[{self._numbers['count']}];",
+                f"product<{fixed}>((int)threadIdx.x, base_r, base_c, {at[0]}, a_m, a_k, {last[0]}, {last[1]},",
+                f"    {at[1]}, b{i}_k, b{i}_c, size_m, size_c, {'inner' if cut else 'size_k'}, sum{i});",
+            ]
+        return lines
 
     # Epilogues ----------------------------------------------------------------------------------------------
 
@@ -243,10 +283,12 @@ class Product:
                 after.append(f"{held} = {name};")
             else:
                 before.append(f"const T {name} = {load};")
-        for letter, axis in zip(space, "rc", strict=True):
-            for what in ("index", "size"):
-                if letter != axis and re.search(rf"\b{what}_{letter}\b", kernel.cuda):
-                    before.append(f"const int {what}_{letter} = {what}_{axis};")
+        before += [
+            f"const int {what}_{letter} = {what}_{axis};"
+            for letter, axis in zip(space, "rc", strict=True)
+            for what in ("index", "size")
+            if letter != axis and re.search(rf"\b{what}_{letter}\b", kernel.cuda)
+        ]
         body = re.split(r"(?<=;) ", kernel.cuda.strip())
         self.element += ["{", *("    " + line for line in (*before, *body, *after)), "}"]
 
@@ -256,14 +298,13 @@ class Product:
         self.store(grad, "sum0[i]")
         names = ["theta", *plugin.state]
         arrays = [self.array(value, "rc", written=True) for value in (theta, *state)]
-        place = self.array(coef, "").removesuffix("[0]")
+        table = self.array(coef, "").removesuffix("[0]")
         used = [int(i) for i in re.findall(r"\bcoef\[(\d+)\]", plugin.cuda)]
         if used and len(used) == len(re.findall(r"\bcoef\b", plugin.cuda)):  # read once, not for every element
-            self.before.append(
-                f"const T coef[{max(used) + 1}] = {{{', '.join(f'{place}[{i}]' for i in range(max(used) + 1))}}};"
-            )
+            entries = ", ".join(f"{table}[{i}]" for i in range(max(used) + 1))
+            self.before.append(f"const T coef[{max(used) + 1}] = {{{entries}}};")
         else:
-            self.before.append(f"const T* const coef = {place};")
+            self.before.append(f"const T* const coef = {table};")
         self.element += [f"T {name} = {at};" for name, at in zip(names, arrays, strict=True)]
         self.element.append(f"T grad = sum0[i] + {self.number(decay)} * theta;")
         self.element += [plugin.cuda.strip()]
@@ -283,25 +324,24 @@ class Product:
         x (B, D); a head is (number of its product, bias) or (array of D or 1 element,).
         """
         assert plugin.cuda is not None
-        self.parts.add("reduce.cuh")
-        self.device = f"namespace {label} {{\n{plugin.cuda.strip()}\n}}\n"
-        place = self.array(x, "nc")
-        self.before.append(
-            f"const int samples = size_r / size_n;\nT value[$count];".replace("$count", str(self._count))
-        )
-        self.before += ["#pragma unroll", f"for (int i = 0; i < {self._count}; i++)", "    value[i] = 0;"]
-        self.element += ["const int index_n = index_r / samples;", f"const T x = {place};"]
+        code = plugin.cuda.strip()
+        label += "_" + hashlib.sha256(code.encode()).hexdigest()[:6]  # other options, another text
+        self.device = f"namespace {label} {{\n{code}\n}}\n"
+        self.before += [
+            "const int samples = size_r / size_n;",
+            f"T value[{self._numbers['count']}] = {{}};",
+        ]
+        self.element += ["const int index_n = index_r / samples;", f"const T x = {self.array(x, 'nc')};"]
         names = []
         for i, (head, given) in enumerate(zip(plugin.heads, heads, strict=True)):
             names.append(f"head{i}")
             if head.source == "affine":
                 number, bias = given
                 scale = f"(T){head.scale!r} * " if head.scale != 1 else ""
-                self.element.append(f"const T head{i} = {scale}(sum{number}[i] + {self.array(bias, 'c')});")
+                value = f"{scale}(sum{number}[i] + {self.array(bias, 'c')})"
             else:
-                self.element.append(
-                    f"const T head{i} = {self.array(given[0], 'c' if head.source == 'per_dim' else '')};"
-                )
+                value = self.array(given[0], "c" if head.source == "per_dim" else "")
+            self.element.append(f"const T head{i} = {value};")
         self.element.append(f"value[i] = {label}::log_prob<T>({', '.join(['x', *names])});")
         if dheads:
             slopes = [f"d{name}" for name in names]
@@ -309,20 +349,16 @@ class Product:
             self.element.append(f"{label}::log_prob_backward<T>({', '.join(['x', *names, *slopes])});")
             for slope, array in zip(slopes, dheads, strict=True):
                 self.store(array, slope)
-        at = self.array(parts, "pr", written=True).split("_[")[0]
-        self._target = f"{at}_[(long long)tile_c * {at}_p + (long long)(base_r + (int)threadIdx.x) * {at}_r]"
-        self.after = ROW_SUMS.splitlines()
-
-    @property
-    def _count(self) -> int:
-        return self.tile.rows * self.tile.columns // 256
+        target = self.array(parts, "pr", written=True).replace("index_p", "tile_c")
+        target = target.replace("index_r", "(base_r + (int)threadIdx.x)")
+        self.after = fill(ROW_SUMS, self._numbers | {"target": target})
 
 
 def grid(tile: Tile) -> Shape:
     """A block a tile, columns of tiles first."""
 
     def shape(sizes: Sizes) -> tuple[Dim, Dim]:
-        return (-(-sizes["r"] // tile.rows) * -(-sizes["c"] // tile.columns), 1, 1), (256, 1, 1)
+        return (-(-sizes["r"] // tile.rows) * -(-sizes["c"] // tile.columns) * sizes.get("s", 1), 1, 1), (256, 1, 1)
 
     return shape
 
@@ -333,5 +369,5 @@ def _along(array: Any, axis: int) -> bool:
     return bool(n > 1 and (m == 1 or s <= t))
 
 
-def _array(name: str, letters: str, written: bool) -> str:
+def _parameter(name: str, letters: str, written: bool = False) -> str:
     return ", ".join([f"{'' if written else 'const '}T* {name}_", *(f"int {name}_{letter}" for letter in letters)])

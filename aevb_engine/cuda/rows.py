@@ -23,7 +23,7 @@ import numpy as np
 
 from aevb_engine.cuda import product
 from aevb_engine.cuda.launch import HEAD, Dim, Shape, Sizes, Source
-from aevb_engine.cuda.product import MULTIPROCESSORS, Product, _array, address
+from aevb_engine.cuda.product import MULTIPROCESSORS, Product, _parameter, address
 from aevb_engine.cuda.source import PREFIX, fill
 from aevb_engine.operation import Buffer
 
@@ -202,9 +202,9 @@ class _Joined(Product):
         """The launch; ``samples``: whether the elements at its end are of samples or of data points."""
         parameters = [p for p, _ in self._fixed]
         given = [v for _, v in self._fixed]
-        for (name, letters, value), written in zip(self._given, self._written, strict=True):
-            parameters.append(f"T {name}" if letters == "const" else _array(name, letters, written))
-            given.append(value)
+        for g in self.given:
+            parameters.append(f"T {g.name}" if g.letters == "const" else _parameter(g.name, g.letters, g.written))
+            given.append(g.value)
         parameters += [f"int size_{letter}" for letter in sizes]
         values = {
             "rows": str(self.rows),

@@ -53,8 +53,9 @@ def members(items: Sequence[Any], rows: Rows) -> list[Member]:
         if not isinstance(item, Text):
             raise TypeError(f"{getattr(item, 'name', 'a product of the library')} has no CUDA text")
         member = Member(item.source, item.source.launch(*item.arrays(rows)))
-        if math.prod(member.launch.block) != THREADS:
-            raise TypeError(f"{item.source.name}: blocks of {member.launch.block} threads, not of {THREADS}")
+        block = member.launch.block
+        if math.prod(block) != THREADS:
+            raise TypeError(f"{item.source.name}: blocks of {' x '.join(map(str, block))} threads, not of {THREADS}")
         out.append(member)
     return out
 
@@ -103,36 +104,63 @@ def overlap(a: Area, b: Area) -> bool:
 
 def stages(members: Sequence[Member], multiprocessors: int = MULTIPROCESSORS) -> list[list[Member]]:
     """The layers of the dependence graph in order; within one no member touches what another writes."""
-    touched = [[(area(array), written) for array, written in m.arrays()] for m in members]
-    before: list[list[int]] = [[] for _ in members]
-    after: list[list[int]] = [[] for _ in members]
-    for j in range(len(members)):
-        for i in range(j):
-            if any((w or v) and overlap(a, b) for a, w in touched[i] for b, v in touched[j]):
-                before[j].append(i)
-                after[i].append(j)
-    earliest = [0] * len(members)
-    for j in range(len(members)):
-        earliest[j] = max((earliest[i] + 1 for i in before[j]), default=0)
-    count = max(earliest, default=-1) + 1
-    latest = [count - 1] * len(members)
-    for i in reversed(range(len(members))):
-        latest[i] = min((latest[j] - 1 for j in after[i]), default=count - 1)
-    load = [_Load(multiprocessors) for _ in range(count)]
-    order = sorted(
-        range(len(members)), key=lambda m: (earliest[m] < latest[m], not members[m].heavy, -members[m].blocks)
-    )
-    for m in order:
-        choice = range(earliest[m], latest[m] + 1)
+    graph = _Graph(members)
+    load = [_Load(multiprocessors) for _ in range(graph.count)]
+
+    def importance(m: int) -> tuple[bool, bool, int]:
+        """Those without a choice first, then the heavy and wide ones."""
+        return graph.earliest[m] < graph.latest[m], not members[m].heavy, -members[m].blocks
+
+    for m in sorted(range(len(members)), key=importance):
+        choice = range(graph.earliest[m], graph.latest[m] + 1)
         chosen = min(choice, key=lambda layer: (load[layer].more(members[m]), load[layer].waves, layer))
         load[chosen].add(members[m])
-        _place(m, chosen, earliest, latest, before, after)
-    out: list[list[Member]] = [[] for _ in range(count)]
-    for m in sorted(
-        range(len(members)), key=lambda m: not members[m].heavy
-    ):  # heavy blocks first, one a multiprocessor
-        out[earliest[m]].append(members[m])
-    return out
+        graph.place(m, chosen)
+    out: list[list[Member]] = [[] for _ in load]
+    for m, layer in enumerate(graph.earliest):
+        out[layer].append(members[m])
+    # Blocks are given out in this order: heavy ones first, so that each gets a multiprocessor of its own.
+    return [sorted(layer, key=lambda member: not member.heavy) for layer in out]
+
+
+class _Graph:
+    """Who must come before whom, and the layers that each member may be in."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        touched = [[(area(array), written) for array, written in m.arrays()] for m in members]
+        n = len(members)
+        self.before: list[list[int]] = [[] for _ in range(n)]
+        self.after: list[list[int]] = [[] for _ in range(n)]
+        for j in range(n):
+            for i in range(j):
+                if any((w or v) and overlap(a, b) for a, w in touched[i] for b, v in touched[j]):
+                    self.before[j].append(i)
+                    self.after[i].append(j)
+        self.earliest = [0] * n
+        for j in range(n):
+            self.earliest[j] = max((self.earliest[i] + 1 for i in self.before[j]), default=0)
+        self.count = max(self.earliest, default=-1) + 1
+        self.latest = [self.count - 1] * n
+        for i in reversed(range(n)):
+            self.latest[i] = min((self.latest[j] - 1 for j in self.after[i]), default=self.count - 1)
+
+    def place(self, m: int, layer: int) -> None:
+        """Fix a member's layer, and narrow what is left to those before and behind it."""
+        self.earliest[m] = self.latest[m] = layer
+        todo = [m]
+        while todo:
+            i = todo.pop()
+            for j in self.after[i]:
+                if self.earliest[j] <= self.earliest[i]:
+                    self.earliest[j] = self.earliest[i] + 1
+                    todo.append(j)
+        todo = [m]
+        while todo:
+            j = todo.pop()
+            for i in self.before[j]:
+                if self.latest[i] >= self.latest[j]:
+                    self.latest[i] = self.latest[j] - 1
+                    todo.append(i)
 
 
 class _Load:
@@ -155,27 +183,6 @@ class _Load:
 
     def add(self, member: Member) -> None:
         self.blocks[member.heavy] += member.blocks
-
-
-def _place(
-    m: int, layer: int, earliest: list[int], latest: list[int], before: list[list[int]], after: list[list[int]]
-) -> None:
-    """Fix a member's layer and narrow what is left for those before and behind it."""
-    earliest[m] = latest[m] = layer
-    todo = [m]
-    while todo:
-        i = todo.pop()
-        for j in after[i]:
-            if earliest[j] <= earliest[i]:
-                earliest[j] = earliest[i] + 1
-                todo.append(j)
-    todo = [m]
-    while todo:
-        j = todo.pop()
-        for i in before[j]:
-            if latest[i] >= latest[j]:
-                latest[i] = latest[j] - 1
-                todo.append(i)
 
 
 class Hazard(AssertionError):

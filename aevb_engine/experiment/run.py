@@ -67,6 +67,15 @@ def start(
     if output is not None:
         RunFolder.check_free(Path(output))
     session = prepare(config, display.data)
+    with begun(session, output, root=root, display=display, stop=stop) as recorder:
+        return recorder.folder, session, train(recorder)
+
+
+@contextlib.contextmanager
+def begun(
+    session: Session, output: Path | None, *, root: Path, display: Display, stop: threading.Event | None
+) -> Iterator[Recorder]:
+    """A new run folder, locked, with its record and log; what listens to the training."""
     name = f"{session.config.dataset}-{session.config.decoder}"
     folder = RunFolder.create(name, output, root)
     with _undone_on_failure(folder), folder.lock():
@@ -84,7 +93,7 @@ def start(
         )
         columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
         with MetricsLog.create(folder.metrics_path, columns) as log:
-            return folder, session, _train(_Recorder(folder, session, log, Progress(), display, stop))
+            yield Recorder(folder, session, log, Progress(), display, stop)
 
 
 def resume(
@@ -134,7 +143,7 @@ def resume(
         with MetricsLog.resume(folder.metrics_path, step, fallback) as log:
             for line in log.warnings:
                 display.note(line)
-            return folder, session, _train(_Recorder(folder, session, log, progress, display, stop))
+            return folder, session, train(Recorder(folder, session, log, progress, display, stop))
 
 
 @contextlib.contextmanager
@@ -166,30 +175,53 @@ def restore(session: Session, checkpoint: Checkpoint) -> Progress:
     )
 
 
-def _train(recorder: _Recorder) -> dict[str, Any]:
-    folder, session, progress, display = recorder.folder, recorder.session, recorder.progress, recorder.display
-    for line in (*session.notes, *session.warnings):
-        display.note(line)
-    display.begin(folder, session)
-    try:
-        ended = fit(
-            session.trainer,
-            progress,
-            total=session.total_steps,
-            eval_every=session.eval_every,
-            evaluate=_evaluation(session),
-            criterion=session.criterion,
-            until_converged=session.config.until_converged,
-            listener=recorder,
-        )
+def train(recorder: Recorder) -> dict[str, Any]:
+    """To the end; the result's record."""
+    announce(recorder)
+    with failures(recorder):
+        ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
         recorder.save(is_best=False)
+    return conclude(recorder, ended)
+
+
+def announce(recorder: Recorder) -> None:
+    """Show what there is to say before training."""
+    for line in (*recorder.session.notes, *recorder.session.warnings):
+        recorder.display.note(line)
+    recorder.display.begin(recorder.folder, recorder.session)
+
+
+def loop_options(recorder: Recorder) -> dict[str, Any]:
+    """What the training loop is told of a run."""
+    session = recorder.session
+    return {
+        "total": session.total_steps,
+        "eval_every": session.eval_every,
+        "evaluate": _evaluation(session),
+        "criterion": session.criterion,
+        "until_converged": session.config.until_converged,
+        "listener": recorder,
+    }
+
+
+@contextlib.contextmanager
+def failures(recorder: Recorder) -> Iterator[None]:
+    """The run's record, and the state before a step that diverges, where the training fails."""
+    folder, trainer = recorder.folder, recorder.session.trainer
+    try:
+        yield
     except Diverged as error:
         recorder.save(is_best=False)
-        folder.update(status="diverged", error=str(error), step=session.trainer.step)
+        folder.update(status="diverged", error=str(error), step=trainer.step)
         raise
     except AevbError as error:
-        folder.update(status="failed", error=str(error), step=session.trainer.step)
+        folder.update(status="failed", error=str(error), step=trainer.step)
         raise
+
+
+def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
+    """The result of a run that has ended, in its record too; Stopped where it can go on."""
+    folder, session, progress = recorder.folder, recorder.session, recorder.progress
     if ended == "stopped":
         folder.update(status="stopped", step=session.trainer.step)
         raise Stopped(
@@ -206,7 +238,7 @@ def _evaluation(session: Session) -> Callable[[], dict[str, float]] | None:
     return None if held_out is None else lambda: summary(held_out.run())
 
 
-class _Recorder:
+class Recorder:
     """The loop's listener: metrics, checkpoints, heartbeat, display."""
 
     def __init__(
@@ -290,7 +322,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "status": status,
         "backend": session.backend.name,
         "device": session.backend.device(),
-        "trainer": trainer.inner.plan.path if session.backend.name != "cpu" else None,
+        "trainer": trainer.inner.plan.path,
         "precision": config.precision,
         "dataset": config.dataset,
         "binarize": config.binarize,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,8 @@ EVAL_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "bound_se", "be
 RESPONSE = 0.2  # seconds of work between two looks at the listener
 TAIL = 500  # steps that the reported training bound is averaged over
 Rows = npt.NDArray[np.float64]
+Ended = Literal["done", "converged", "stopped"]
+Blocks = Generator[int, tuple[Rows, float], Ended]
 
 
 class Listener(Protocol):
@@ -41,7 +43,21 @@ class Progress:
         return {"seconds": self.seconds, "convergence": self.convergence.as_dict()}
 
 
-def fit(
+def fit(trainer: Trainer, progress: Progress, **options: Any) -> Ended:
+    """Train to the end of ``blocks(trainer, progress, **options)``."""
+    loop = blocks(trainer, progress, **options)
+    try:
+        steps = next(loop)
+        while True:
+            start = time.perf_counter()
+            rows = trainer.advance(steps)
+            steps = loop.send((rows, time.perf_counter() - start))
+    except StopIteration as end:
+        ended: Ended = end.value
+        return ended
+
+
+def blocks(
     trainer: Trainer,
     progress: Progress,
     *,
@@ -51,8 +67,11 @@ def fit(
     until_converged: bool,
     listener: Listener,
     criterion: str = "bound",
-) -> Literal["done", "converged", "stopped"]:
-    """Train up to ``total`` steps, evaluating every ``eval_every`` and at the end; goes on from ``trainer.step``.
+) -> Blocks:
+    """The loop without the training: says how many steps are next, and is sent the rows of so many or fewer, and the
+    seconds that they took.
+
+    Train up to ``total`` steps, evaluating every ``eval_every`` and at the end; goes on from ``trainer.step``.
 
     ``evaluate`` may be None: nothing is held out. ``criterion`` is the column that tells the best evaluation and
     convergence; evaluations in the objective's warm-up do not count as waiting.
@@ -66,10 +85,8 @@ def fit(
             return "stopped"
         to_evaluation = eval_every - trainer.step % eval_every
         steps = max(1, min(trainer.block, to_evaluation, total - trainer.step, int(RESPONSE / pace)))
-        start = time.perf_counter()
-        rows = trainer.advance(steps)
-        elapsed = time.perf_counter() - start
-        pace = elapsed / steps
+        rows, elapsed = yield steps
+        pace = elapsed / len(rows)
         progress.seconds += elapsed
         progress.tail = np.concatenate([progress.tail, rows])[-TAIL:]
         listener.steps(rows)

@@ -86,6 +86,7 @@ class Trainer:
         self.step = 0
         self._kept: list[Any] = []  # a copy of the state on the device, after the steps ``_kept_at``
         self._kept_at: int | None = None
+        self._now = Tables(0, np.empty((0, 0), np.int64), np.empty((0, 0)), [])  # of the steps under way
         self._ahead: Tables | None = None
 
     @property
@@ -118,29 +119,46 @@ class Trainer:
 
     def advance(self, steps: int) -> npt.NDArray[np.float64]:
         """Run ``steps`` (at most a block) and return their rows of ``TRAIN_COLUMNS``; raises Diverged."""
+        self.begin(steps)
+        self.inner.run(steps, self.step)
+        return self.finish(steps)
+
+    def begin(self, steps: int) -> None:
+        """The first part of ``advance``: all is ready for the steps to be run."""
         if not 1 <= steps <= self.block:
             raise ValueError(f"{steps} steps: a block has 1 to {self.block}")
         if self._kept_at is None or self.step - self._kept_at >= SNAPSHOT:
             self._keep()
-        rows, finite = self._run(steps)
+        self._fill(steps)
+
+    def finish(self, steps: int) -> npt.NDArray[np.float64]:
+        """The last part of ``advance``: the rows of steps that have been run."""
+        rows, finite = self._collect(steps)
         if not (np.isfinite(rows[:, self._defined]).all() and finite):
             self._find_divergence()
         return rows
 
     def _run(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
         """The rows of the steps, and whether the parameters are finite."""
-        settings, clock, backend = self.settings, self.inner.clock, self.model.backend
-        first = self.step
-        tables = self._tables(first, steps)
+        self._fill(steps)
+        self.inner.run(steps, self.step)
+        return self._collect(steps)
+
+    def _fill(self, steps: int) -> None:
+        clock, backend, first = self.inner.clock, self.model.backend, self.step
+        tables = self._now = self._tables(first, steps)
         clock.orders.array[:steps] = backend.upload(tables.orders[:steps])
         clock.rates.array[:steps] = backend.upload(tables.coefficients[:steps])
         clock.step.array[...] = first
         clock.cursor.array[...] = 0
-        own, whole = self.inner.model.parameters, self.model.parameters
         if self.pruned:  # between two blocks the whole model's parameters are the ones that count
-            self.pruned.take(whole.theta, own.theta)
-        self.inner.run(steps, first)
+            self.pruned.take(self.model.parameters.theta, self.inner.model.parameters.theta)
+
+    def _collect(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
+        settings, clock, backend = self.settings, self.inner.clock, self.model.backend
+        first, tables = self.step, self._now
         if self.pruned:
+            own, whole = self.inner.model.parameters, self.model.parameters
             self.pruned.put(own.theta, whole.theta)
             self.pruned.put(own.grad, whole.grad)
         self.inner.report()

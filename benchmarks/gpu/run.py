@@ -32,7 +32,7 @@ SECTIONS = {  # name: seconds at most; the most important first
     "noise_bits": 40,
     "kernels": 150,
     "parity": 130,
-    "trainers": 110,
+    "trainers": 150,
     "quiet": 50,
     "speed": 90,
     "questions": 60,

@@ -1,9 +1,10 @@
 """The ways to run the steps of training on W1 to W5: eager, captured graph, persistent kernel.
 
 Promised for each path: the gradient of the first step to 1e-5 of the CPU's by norm, the bounds of 50 steps to 1e-3
-nats, the same bits in a resumed run; and the same bits from graph and persistent kernel. Measured: microseconds a step
-with tables filled and metrics read as in training, and on the device alone, in float32 and with products in TF32; and
-the paper's MNIST run of 60,000 steps. ``figures`` are rows of ``aevb_engine/cuda/measured.py``.
+nats, the same bits in a resumed run; the same bits from graph and persistent kernel, and from replicas side by side and
+alone. Measured: microseconds a step with tables filled and metrics read as in training, and on the device alone, in
+float32 and with products in TF32; the paper's MNIST run of 60,000 steps; replicas. ``figures`` are rows of
+``aevb_engine/cuda/measured.py``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def run(record: Record, options: Options) -> None:
     found: dict[str, Any] = {}
     for name in workloads(options.small):
         found[name] = {}
-        for products in ("fp32", "tf32"):
+        for products in ("fp32",) if options.small and name != "W3" else ("fp32", "tf32"):
             for path in PATHS:
                 if options.left() < 20 and not options.small:
                     record.note(left_out=f"{name} {path} {products} and what follows: no time left")
@@ -45,6 +46,7 @@ def run(record: Record, options: Options) -> None:
         fast = {kind: f["wall_us"] for kind, f in found[name].items() if "wall_us" in f}
         say(f"  {name}: " + ", ".join(f"{kind} {us:.1f} us" for kind, us in fast.items()))
     record.attempt("paper", lambda: paper(options))
+    record.attempt("replicas", lambda: replicas(record, clock, backend, options))
     backend.close()
 
 
@@ -66,7 +68,7 @@ def promises(record: Record, backend: Any, name: str, options: Options) -> None:
     """Every path against the CPU, and the two replayed ones against each other."""
     from aevb_engine.backend.numpy import NumpyBackend
 
-    steps = 12 if options.small else 50
+    steps = 6 if options.small else 50
     cpu = trainer(name, NumpyBackend(1), options.small)
     rows = cpu.advance(1)
     gradient = cpu.model.parameters.grad.astype(np.float64)
@@ -138,6 +140,33 @@ def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
          "products": kind.split()[1]}
         for kinds in found.values() for kind, f in kinds.items() if "wall_us" in f
     ]  # fmt: skip
+
+
+def replicas(record: Record, clock: Clock, backend: Any, options: Options) -> dict[str, Any]:
+    """Microseconds of a step of all of so many replicas in one launch, of the first workload; the bits of the last."""
+    current(backend)
+    name = next(iter(workloads(options.small)))
+    found: dict[str, Any] = {"workload": name}
+    steps = 3 if options.small else 200
+    alone = trainer(name, backend, options.small, plan=plan("persistent"))
+    alone.advance(steps)
+    for count in (2,) if options.small else (1, 2, 4, 8, 16):
+        made = [trainer(name, backend, options.small, plan=plan("persistent")) for _ in range(count)]
+        launch = made[0].inner.replay.together([m.inner.replay for m in made[1:]])
+
+        def block(made: Any = made, launch: Any = launch) -> None:
+            for each in made:
+                each.begin(steps)
+            launch(steps)
+            for each in made:
+                each.finish(steps)
+
+        block()
+        what = f"{name}: numbers with other bits, alone and as one of {count} replicas"
+        _same(record, what, alone.arrays(), made[-1].arrays())
+        seconds = [clock.wall(block) / steps for _ in range(2 if options.small else 7)]
+        found[str(count)] = {"wall_us": _us(seconds), "us_per_replica": round(_us(seconds) / count, 2)}
+    return found
 
 
 def paper(options: Options) -> dict[str, Any]:

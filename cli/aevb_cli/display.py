@@ -154,6 +154,7 @@ class PlainScreen(Screen):
 
     def begin(self, folder: RunFolder, session: Session) -> None:
         super().begin(folder, session)
+        self.state = State()  # not of the replica before
         self.state.begin(session)
         self._line(introduction(session))
         self._line(f"run folder {one_line(str(folder.path))}")

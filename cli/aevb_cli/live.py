@@ -58,6 +58,7 @@ class LiveScreen(Screen):
 
     def begin(self, folder: RunFolder, session: Session) -> None:
         super().begin(folder, session)
+        self.state = State()  # not of the replica before
         self.state.begin(session)
         self.phase = "training"
         self._print(introduction(session))

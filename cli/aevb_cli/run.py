@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
 
 # Options of the command that are not fields of the configuration.
-OUTSIDE = ("config", "option", "output", "no_figures", "as_json", "quiet", "verbose", "debug")
+OUTSIDE = ("replicas", "config", "option", "output", "no_figures", "as_json", "quiet", "verbose", "debug")
 FLAG: dict[str, Any] = {"is_flag": True}
 
 
@@ -62,6 +62,8 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      "persistent, one kernel for many steps. [auto]", _choice("auto", "eager", "graph", "persistent")),
     ("--graph", "Machine", "As --trainer graph, but fail where the step cannot be captured.", FLAG),
     ("--threads", "Machine", "[as many as pay]", {"type": int, "metavar": "N"}),
+    ("--replicas", "Machine", "Train from so many seeds, --seed and those after it, each into a folder of its own; in "
+     "one kernel under --trainer persistent. [1]", {"type": int, "metavar": "N"}),
     ("--config", "Configuration", "TOML file with any of these options by name.", {"metavar": "FILE.toml"}),
     ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, and so for optimizer, objective, dataset; repeat "
      "for more. See `aevb-engine plugins show`.", {"metavar": "KIND.KEY=VALUE", "multiple": True}),
@@ -101,7 +103,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 def run(ctx: click.Context, /, **values: Any) -> None:
     """Train a variational autoencoder; without options on digits that the program draws itself."""
     from aevb_cli.configuration import check_environment, configuration
-    from aevb_cli.work import work
+    from aevb_cli.work import work, work_many
 
     check_environment(p.name if p.name != "as_json" else "json" for p in ctx.command.params if p.name)
     asked = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
@@ -114,6 +116,20 @@ def run(ctx: click.Context, /, **values: Any) -> None:
 
         return start(config, output, display=display, stop=stop)
 
+    def begin_many(display: Any, stop: Any) -> Any:
+        from aevb_engine.experiment.replicas import start
+
+        return start(config, values["replicas"], output, display=display, stop=stop)
+
+    if values["replicas"] is not None:
+        work_many(
+            begin_many,
+            as_json=values["as_json"],
+            quiet=values["quiet"],
+            verbose=values["verbose"],
+            figures=not values["no_figures"],
+        )
+        return
     work(
         begin,
         as_json=values["as_json"],

@@ -51,6 +51,33 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
         click.echo(summary(folder.path, result, drawn))
 
 
+def work_many(begin: Callable[[Any, Any], Any], *, as_json: bool, quiet: bool, verbose: bool, figures: bool) -> None:
+    """The same for replicas: ``begin`` returns a list of what it returns for ``work``."""
+    from aevb_engine.experiment.replicas import summary as together
+
+    with Interrupt() as interrupt:
+        screen = displays.choose(interrupt, quiet=quiet, verbose=verbose)
+        drawn: list[tuple[list[Path], str]] = []
+        with screen:
+            found = begin(screen, interrupt.event)
+            for folder, session, result in found:
+                drawn.append(_draw(folder, session, result) if figures else ([], ""))
+        for _, problem in drawn:
+            if problem and not quiet:
+                warn(problem)
+    record = together([result for _, _, result in found])
+    if as_json:
+        echo_json(record)
+    elif not quiet:
+        for (folder, _, result), (files, _) in zip(found, drawn, strict=True):
+            click.echo(f"seed {result['seed']}\n{summary(folder.path, result, files)}\n")
+        if record.get("test_bound_sd") is not None:
+            click.echo(
+                f"test bound over {len(found)} seeds: {number(record['test_bound'])}, standard deviation "
+                f"{record['test_bound_sd']:.2f}"
+            )
+
+
 def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tuple[list[Path], str]:
     """The figures, or one line that says why there are none: a drawing that fails does not lose a run."""
     try:

@@ -52,6 +52,21 @@ def test_every_objective_gives_the_fields_of_the_contract(call, name):
     assert ("not a bound" in shown.stderr) == label
 
 
+def test_replicas_are_runs_of_their_own(call, small):
+    result = call("run", *small, "--steps", "20", "--seed", "4", "--replicas", "2", "--json", "--no-figures",
+                  "--output", "all")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    alone = json.loads(call("run", *small, "--steps", "20", "--seed", "5", "--json", "--no-figures").stdout)
+    assert [r["seed"] for r in record["replicas"]] == [4, 5]
+    assert record["replicas"][1]["test_bound"] == alone["test_bound"]
+    assert record["test_bound"] == pytest.approx(sum(r["test_bound"] for r in record["replicas"]) / 2)
+    assert Path("all/seed-4/run.json").is_file()
+    result = call("run", *small, "--replicas", "2", "--steps", "20", "--no-figures")
+    assert "test bound over 2 seeds" in result.stdout
+    assert call("run", *small, "--replicas", "0").exit_code == 2
+
+
 def test_options_of_an_objective_reach_it(call, small):
     result = call("run", *small, "--objective", "beta", "-o", "objective.beta=4", "-o", "objective.warmup=10",
                   "--steps", "20", "--json", "--no-figures")  # fmt: skip

@@ -40,6 +40,16 @@ def library() -> ctypes.CDLL | None:
 
 def compile_for(arch: str, text: str, options: Sequence[str] = OPTIONS) -> dict[str, Usage]:
     """Compile for ``arch`` (sm_90, ...); the usage of each kernel. AssertionError with the compiler's words."""
+    return usage(_compile(arch, text, options)[0])
+
+
+def assembly(arch: str, text: str) -> str:
+    """The PTX for ``arch`` (compute_90, ...)."""
+    return _compile(arch, text, OPTIONS[:-1])[1]
+
+
+def _compile(arch: str, text: str, options: Sequence[str]) -> tuple[str, str]:
+    """What the compiler says, and the PTX where ``arch`` asks for it."""
     nvrtc = library()
     assert nvrtc is not None
     program = ctypes.c_void_p()
@@ -51,12 +61,18 @@ def compile_for(arch: str, text: str, options: Sequence[str] = OPTIONS) -> dict[
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetProgramLog(program, log)
+        ptx = b""
+        if code == 0 and arch.startswith("compute"):
+            nvrtc.nvrtcGetPTXSize(program, ctypes.byref(size))
+            held = ctypes.create_string_buffer(size.value)
+            nvrtc.nvrtcGetPTX(program, held)
+            ptx = held.value
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     words = log.value.decode(errors="replace")
     assert code == 0, words[:4000]
     assert "warning" not in words, words[:4000]
-    return usage(words)
+    return words, ptx.decode()
 
 
 def usage(log: str) -> dict[str, Usage]:

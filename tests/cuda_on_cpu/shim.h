@@ -92,7 +92,7 @@ SHIM uint64_t random_state;
 SHIM void (*kernel)(void**);
 SHIM void** arguments;
 
-static uint64_t random_word()
+static inline uint64_t random_word()
 {
     random_state ^= random_state << 13;
     random_state ^= random_state >> 7;
@@ -102,7 +102,7 @@ static uint64_t random_word()
 
 enum Schedule { FORWARD, REVERSE, SHUFFLED };
 
-static void arrange(std::vector<int>& order, int schedule)
+static inline void arrange(std::vector<int>& order, int schedule)
 {
     const int n = (int)order.size();
     for (int i = 0; i < n; i++)
@@ -125,7 +125,7 @@ __attribute__((noinline)) static void wait(State why)
         _longjmp(scheduler, 1);
 }
 
-static void start()
+static inline void start()
 {
     for (;;) {
         kernel(arguments);
@@ -147,7 +147,7 @@ __attribute__((noinline)) static void resume(int i)
     setcontext(&fiber.context);
 }
 
-static void need_fibers(int count)
+static inline void need_fibers(int count)
 {
     while ((int)fibers.size() < count) {
         fibers.emplace_back(new Fiber);
@@ -163,7 +163,7 @@ static void need_fibers(int count)
 }
 
 // Every thread of the group [from, to) waits for the same thing: let them go on.
-static bool release(int from, int to, State why)
+static inline bool release(int from, int to, State why)
 {
     for (int i = from; i < to; i++)
         if (fibers[i]->state != why)
@@ -177,14 +177,14 @@ static bool release(int from, int to, State why)
     return true;
 }
 
-static dim3 place(int i, const unsigned int* n)
+static inline dim3 place(int i, const unsigned int* n)
 {
     return {(unsigned int)i % n[0], (unsigned int)i / n[0] % n[1], (unsigned int)i / n[0] / n[1]};
 }
 
 // One warp as far as it gets without the others, so that warps drift apart as far as barriers allow. Whether any thread
 // did more than look in vain.
-static bool run_warp(int from, int to, int schedule)
+static inline bool run_warp(int from, int to, int schedule)
 {
     lanes.resize((size_t)(to - from));
     bool ran = false;
@@ -202,7 +202,7 @@ static bool run_warp(int from, int to, int schedule)
 }
 
 // One block as far as it gets without the others; whether anything happened.
-static bool run_block(Block& block, int schedule)
+static inline bool run_block(Block& block, int schedule)
 {
     blockIdx = block.index;
     current_to = block.to;
@@ -236,7 +236,7 @@ static bool run_block(Block& block, int schedule)
 }
 
 // Blocks that are alive together; false: deadlock.
-static bool run_blocks(std::vector<Block>& blocks, const unsigned int* size, int schedule)
+static inline bool run_blocks(std::vector<Block>& blocks, const unsigned int* size, int schedule)
 {
     const int count = (int)(size[0] * size[1] * size[2]), room = (count + WARP - 1) / WARP * WARP;
     const size_t bytes = (size_t)(_end - __bss_start);
@@ -285,7 +285,7 @@ static bool run_blocks(std::vector<Block>& blocks, const unsigned int* size, int
 
 // A whole grid. Returns 0, or 1 for a deadlock. ``waits``: the text has barriers or shuffles; ``cooperative``: all
 // blocks are alive together.
-static int run_grid(void (*body)(void**), void** args, const unsigned int* grid, const unsigned int* block,
+static inline int run_grid(void (*body)(void**), void** args, const unsigned int* grid, const unsigned int* block,
                     int schedule, uint64_t seed, bool waits, bool cooperative)
 {
     const int blocks = (int)(grid[0] * grid[1] * grid[2]), threads = (int)(block[0] * block[1] * block[2]);

@@ -72,6 +72,7 @@ def test_latent_stage(name: str, shape: tuple[int, int, int], strided: bool, dty
     rng = np.random.default_rng(3)
     product, bias = (rng.standard_normal(s).astype(dtype) for s in ((b, 2 * z), (2 * z,)))
     given = {
+        "product": product,
         "bias": bias,
         "step": np.array([6], np.int64),
         "row": np.array([40], np.int64),
@@ -81,7 +82,11 @@ def test_latent_stage(name: str, shape: tuple[int, int, int], strided: bool, dty
     }
     zero = {n: np.full(s, np.nan, dtype) for n, s in (("sigma", (b, z)), ("eps", shape), ("z", shape))}
     last = {"kl": (b,)} if name == "latent" else {"prior": (b, samples), "posterior": (b, samples)}
-    outputs = {"head": product, **zero, **{n: np.full(s, np.nan, dtype) for n, s in last.items()}}
+    outputs = {
+        "head": np.full((b, 2 * z), np.nan, dtype),
+        **zero,
+        **{n: np.full(s, np.nan, dtype) for n, s in last.items()},
+    }
     out = execute(name, dtype, given, outputs, strided)[0]
     head = product.astype(np.float64) + bias
     mu, logvar = head[:, :z], head[:, z:]

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from aevb_engine.cuda import module
+from aevb_engine.cuda.launch import Source
 from tests.cuda_on_cpu.catalog import engine, plugins
 from tests.cuda_on_cpu.nvrtc import compile_for, library
+from tests.cuda_on_cpu.products import texts, with_epilogues
 
 REQUIRED = os.environ.get("AEVB_REQUIRE_NVRTC") == "1"
 pytestmark = [
@@ -34,7 +36,27 @@ def test_the_compiler_is_there() -> None:
 @pytest.mark.parametrize(("arch", "dtype"), ARCHITECTURES)
 @pytest.mark.parametrize("part", [engine, plugins])
 def test_every_kernel_compiles(part: Any, arch: str, dtype: Any) -> None:
-    sources = part()
+    check(part(), arch, dtype)
+
+
+# The epilogues that need most of a device on every change, all the others with `-m slow`.
+PRODUCTS = [
+    pytest.param(
+        *(part, arch, dtype, cores),
+        marks=[] if (part, arch, dtype) == (with_epilogues, "sm_90", np.float32) else pytest.mark.slow,
+    )
+    for part in (texts, with_epilogues)
+    for arch in ("sm_80", "sm_90", "sm_100")
+    for dtype, cores in ((np.float32, False), (np.float32, True), (np.float64, False))
+]
+
+
+@pytest.mark.parametrize(("part", "arch", "dtype", "tensor_cores"), PRODUCTS)
+def test_every_product_compiles(part: Any, arch: str, dtype: Any, tensor_cores: bool) -> None:
+    check(list(part(dtype, tensor_cores)), arch, dtype)
+
+
+def check(sources: list[Source], arch: str, dtype: Any) -> None:
     used = compile_for(arch, module(sources, dtype))
     assert set(used) == {s.name for s in sources}
     for source in sources:

@@ -6,6 +6,7 @@ import shutil
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aevb_engine.cuda.fused import captured
@@ -23,6 +24,7 @@ from aevb_engine.cuda.persistent import (
 from aevb_engine.cuda.stages import stages
 from tests.cuda_on_cpu.runner import SCHEDULES, Deadlock, Program, compile_text
 from tests.cuda_on_cpu.steps import SMALL, Memory, members_of, session
+from tests.gpu.test_parity import CASES
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
@@ -129,6 +131,18 @@ def test_double_precision_and_several_samples() -> None:
         r.memory.restore()
         launch(compile_text(r.persistent.code), [r.persistent], grid, schedule, steps=2)
         assert r.memory.bytes() == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_of_the_engine(case: str) -> None:
+    """Captured and persistent, two steps, a grid that divides nothing."""
+    r = Run(**{**CASES[case], "batch_size": 7})
+    wanted = r.one_by_one(2)
+    r.memory.restore()
+    launch(compile_text(r.persistent.code), [r.persistent], 3, "shuffled", steps=2)
+    assert r.memory.bytes() == wanted
+    assert np.isfinite(r.session.trainer.inner.clock.metrics.array[:2]).all()
 
 
 # Replicas ---------------------------------------------------------------------------------------------------

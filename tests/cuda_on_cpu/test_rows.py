@@ -213,7 +213,7 @@ FAULTS = {
         ("for (int p = 1; p < PARTS; p++)", "for (int p = 2; p < PARTS; p++)"),
         ("k = first; k < size_k", "k = first; k < size_k - 1"),
         ("sigma - (long long)base_b * size_z", "sigma"),
-        ("z_[(long long)(base_b + i / size_z / samples)", "z_[(long long)(base_b + i / size_z)"),
+        ("(long long)(i / size_z % samples) * z_l", "0 * z_l"),
         ("const int index_r = base_b * samples +", "const int index_r = base_b +"),
     ],
     "backward": [

@@ -49,6 +49,7 @@ def part(name: str) -> ModuleType:
 
 
 @compiler
+@pytest.mark.timeout(500)
 def test_every_section_through_the_double(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     sections = ["noise_bits", "kernels", "parity", "trainers", "quiet", "speed", "questions"]
@@ -70,9 +71,10 @@ def test_every_section_through_the_double(tmp_path: Path) -> None:
     ways = found["trainers"]["findings"]
     for kinds in ways["workloads"].values():
         assert {kind: sorted(f)[0] for kind, f in kinds.items() if "error" in f} == {}
-        assert len(kinds) == 6
+        assert len(kinds) in (3, 6)
     assert {f["path"] for f in ways["figures"]} == {"eager", "graph", "persistent"}
     assert {path: f["trainer"] for path, f in ways["paper"].items()} == {p: p for p in ways["paper"]}
+    assert ways["replicas"]["2"]["wall_us"] > 0
     assert "error" not in found["questions"]["findings"]["products"]
     assert done.stdout.splitlines()[-1].startswith("passed; ")
 
