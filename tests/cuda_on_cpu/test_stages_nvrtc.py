@@ -29,7 +29,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "samples": 5,
     },
 }
-MOST_STAGES = {"784-100-2": 11, "784-500-20": 11, "560-200-5": 12, "784-500-20-iwae": 13}
+MOST_STAGES = {"784-100-2": 7, "784-500-20": 7, "560-200-5": 8, "784-500-20-iwae": 9}
 QUICK = ("784-500-20", "sm_90")
 ALL = [(model, arch) for model in MODELS for arch in ("sm_80", "sm_90", "sm_100")]
 
