@@ -36,36 +36,47 @@ STATE = 32  # words of a barrier's state: a cache line of its own
 LIMIT = 1 << 23  # looks of a waiting block: seconds
 PROGRAMS = 8  # of one kernel: each is compiled as long as a kernel of its own
 
+AT = "#define AT(type, i) ((type*)__cvta_global_to_generic(word[i]))\n"
+WORDS = "__shared__ long long word[{words}];\n"
+
 KERNEL = """\
-#define AT(type, i) ((type*)__cvta_global_to_generic(word[i]))
 extern "C" __global__ void __launch_bounds__({threads}, 1) {name}(
     const long long* table, unsigned int* barriers, int replicas, int steps, int limit)
 {{
-    __shared__ long long word[{words}];
-    const unsigned int blocks = gridDim.x / (unsigned int)replicas, replica = blockIdx.x / blocks;
+{before}    const unsigned int blocks = gridDim.x / (unsigned int)replicas, replica = blockIdx.x / blocks;
     if (replica >= (unsigned int)replicas)
         return;
     const unsigned int mine = blockIdx.x - replica * blocks;
     unsigned int* const state = barriers + replica * {state};
-    unsigned int goal = state[BEGAN];
-    for (int i = threadIdx.x; i < {words}; i += {threads})
+{goal}    for (int i = threadIdx.x; i < {words}; i += {threads})
         word[i] = table[replica * {words} + i];
     __syncthreads();
-{loops}    if (mine == 0 && threadIdx.x == 0)
-        state[BEGAN] = goal;
-}}
+{work}}}
 """
+
+GOAL = "unsigned int goal = state[BEGAN];\n"
 
 LOOP = """\
 for (int step = 0; step < steps; step++) {{
 {stages}}}
+if (mine == 0 && threadIdx.x == 0)
+    state[BEGAN] = goal;
 """
 
-# All blocks of a replica take the same way. Two programs may have functions of one name and another text.
+# Not inlined: each takes the registers that it takes alone. In a namespace: two programs may have functions of one name.
+PROGRAM = """\
+namespace program_{number} {{
+{functions}
+__device__ __noinline__ void run(unsigned int* state, unsigned int mine, unsigned int blocks, int steps, int limit)
+{{
+{work}}}
+}}
+"""
+
+# The same way for all blocks of a replica.
 BRANCH = """\
-if (word[{last}] == {number}) {{
-    using namespace program_{number};
-{loop}}}
+if (word[{last}] == {number})
+    program_{number}::run(state, mine, blocks, steps, limit);
 """
 
 STAGE = """\
@@ -138,7 +149,7 @@ def persistent(stages: Sequence[Sequence[Member]], dtype: Any) -> Persistent:
     stages_text = "".join(parts)
     sources = tuple(m.source for stage in stages for m in stage)
     code = "\n".join(
-        [*prelude(sources, dtype), *bodies.texts.values(), read("barrier.cuh"), _kernel(_loop(stages_text), len(places))]
+        [*prelude(sources, dtype), *bodies.texts.values(), read("barrier.cuh"), AT + _kernel(_loop(stages_text), len(places), WORDS, GOAL)]
     )
     return Persistent(
         code,
@@ -155,8 +166,11 @@ def _loop(stages: str) -> str:
     return LOOP.format(stages=indent(stages))
 
 
-def _kernel(loops: str, words: int) -> str:
-    return KERNEL.format(name=NAME, threads=THREADS, words=words, state=STATE, loops=indent(loops))
+def _kernel(work: str, words: int, before: str = "", goal: str = "") -> str:
+    return KERNEL.format(
+        name=NAME, threads=THREADS, words=words, state=STATE, work=indent(work),
+        before=indent(before.format(words=words)), goal=indent(goal),
+    )  # fmt: skip
 
 
 def groups(replicas: Sequence[Persistent]) -> list[list[int]]:
@@ -184,12 +198,13 @@ def joined(replicas: Sequence[Persistent]) -> Joined:
     if len(macros) > 1:  # a namespace does not hold them
         raise ValueError("the CUDA texts of a plugin define macros, and not the same ones in every replica")
     row = max(r.row for r in by_text.values()) + 1
-    texts = [*common([s for p in programs for s in p.sources], programs[0].dtype), PLACE]
-    branches = []
+    before = [*common([s for p in programs for s in p.sources], programs[0].dtype), PLACE, read("barrier.cuh")]
+    functions, branches = [], ""
     for number, p in enumerate(programs):
-        texts += [f"namespace program_{number} {{", *devices(p.sources), *p.bodies, "}"]
-        branches.append(BRANCH.format(last=row - 1, number=number, loop=indent(_loop(p.stages))))
-    code = "\n".join([*texts, read("barrier.cuh"), _kernel("".join(branches), row)])
+        own = "\n".join([*devices(p.sources), *p.bodies])
+        functions.append(PROGRAM.format(number=number, functions=own, work=indent(GOAL + _loop(p.stages))))
+        branches += BRANCH.format(last=row - 1, number=number)
+    code = "\n".join([*before, AT, WORDS.format(words=row), *functions, _kernel(branches, row)])
     return Joined(code, tuple(by_text), max(r.most_blocks for r in by_text.values()), row)
 
 
