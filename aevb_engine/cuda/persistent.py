@@ -63,7 +63,8 @@ if (mine == 0 && threadIdx.x == 0)
     state[BEGAN] = goal;
 """
 
-# Not inlined: each takes the registers that it takes alone. In a namespace: two programs may have functions of one name.
+# Not inlined: registers are those that the neediest takes alone. In a namespace: functions of two programs may have one
+# name and other texts.
 PROGRAM = """\
 namespace program_{number} {{
 {functions}
@@ -149,7 +150,12 @@ def persistent(stages: Sequence[Sequence[Member]], dtype: Any) -> Persistent:
     stages_text = "".join(parts)
     sources = tuple(m.source for stage in stages for m in stage)
     code = "\n".join(
-        [*prelude(sources, dtype), *bodies.texts.values(), read("barrier.cuh"), AT + _kernel(_loop(stages_text), len(places), WORDS, GOAL)]
+        [
+            *prelude(sources, dtype),
+            *bodies.texts.values(),
+            read("barrier.cuh"),
+            AT + _kernel(_loop(stages_text), len(places), WORDS, GOAL),
+        ]
     )
     return Persistent(
         code,
@@ -194,7 +200,9 @@ def joined(replicas: Sequence[Persistent]) -> Joined:
     dtypes = {p.dtype for p in programs}
     if len(dtypes) > 1:
         raise ValueError(f"replicas of one launch need one number type, not {' and '.join(sorted(dtypes))}")
-    macros = {tuple(re.findall(r"^\s*#.*", "\n".join([*devices(p.sources), *p.bodies]), re.MULTILINE)) for p in programs}
+    macros = {
+        tuple(re.findall(r"^\s*#.*", "\n".join([*devices(p.sources), *p.bodies]), re.MULTILINE)) for p in programs
+    }
     if len(macros) > 1:  # a namespace does not hold them
         raise ValueError("the CUDA texts of a plugin define macros, and not the same ones in every replica")
     row = max(r.row for r in by_text.values()) + 1

@@ -1,4 +1,4 @@
-"""A run from several seeds and with varied options: side by side in one kernel where possible, else one after the other.
+"""A run from several seeds, with varied options: side by side in one kernel where possible, else one after the other.
 
 Each replica is a run of its own, with its folder, that `resume` goes on with alone, to the same bits.
 """

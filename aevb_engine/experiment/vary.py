@@ -85,8 +85,8 @@ def plan(config: RunConfig, replicas: int | None, vary: Mapping[str, Sequence[st
         chosen = replace(config, **{key.replace("-", "_"): value for key, value in varied.items()})
         _check_names(chosen)
         texts = tuple(text for text, _ in combination)
-        for i in range(replicas or 1):
-            runs.append(Planned(replace(chosen, seed=chosen.seed + i), varied, texts))
+        seeds = range(chosen.seed, chosen.seed + (replicas or 1))
+        runs += [Planned(replace(chosen, seed=seed), varied, texts) for seed in seeds]
     return runs
 
 

@@ -219,7 +219,9 @@ def test_a_wrong_program_is_seen() -> None:
     rows = table(replicas, kernel)
     rows[:, -1] = 2  # no program
     launched = compile_text(kernel.code)
-    launched.call("aevb_persistent", (2, 1, 1), (256, 1, 1), arguments(rows, barriers(replicas), STEPS), cooperative=True)
+    launched.call(
+        "aevb_persistent", (2, 1, 1), (256, 1, 1), arguments(rows, barriers(replicas), STEPS), cooperative=True
+    )
     assert all(r.memory.bytes() != w for r, w in zip(runs, wanted, strict=True))
 
 

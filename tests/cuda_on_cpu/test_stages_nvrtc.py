@@ -64,7 +64,7 @@ def test_no_spills(model: str, arch: str) -> None:
 
 @pytest.mark.slow
 def test_two_programs_in_one_kernel_without_spills() -> None:
-    """The registers are those of the needier one, and shared memory is used by all in turn."""
+    """The registers are about those of the needier one alone (200 and 196), since programs are not inlined."""
     found = []
     for latent in (2, 10):
         s = session({**SMALL, **MODELS["784-500-20"], "latent_dim": latent})
@@ -72,7 +72,7 @@ def test_two_programs_in_one_kernel_without_spills() -> None:
     alone = compile_for("sm_90", found[1].code)[NAME]
     both = compile_for("sm_90", joined(found).code)[NAME]
     assert (both.spills, both.stack) == (0, 0)
-    assert both.registers <= min(255, alone.registers + 40)
+    assert both.registers <= alone.registers + 16
 
 
 def test_memory_is_read_as_it_must_be() -> None:
