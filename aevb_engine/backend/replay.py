@@ -15,7 +15,7 @@ from typing import Any
 from aevb_engine.backend.cupy import OPTIONS, number
 from aevb_engine.cuda.fused import captured
 from aevb_engine.cuda.own import own
-from aevb_engine.cuda.persistent import LATE, arguments, barriers, blocks, persistent, table
+from aevb_engine.cuda.persistent import LATE, Joined, arguments, barriers, blocks, groups, joined, persistent, table
 from aevb_engine.cuda.stages import Member, members, stages
 from aevb_engine.errors import AevbError, BackendError
 from aevb_engine.operation import Operation, Rows
@@ -63,49 +63,21 @@ class Persistent:
         with one_line("persistent"):
             layers = layered(operations, rows, products)
             made = persistent(layers, _number(layers))
-            module = xp.RawModule(code=made.code, options=OPTIONS, enable_cooperative_groups=True)
-            self._function = loaded(module.get_function(made.name))
-            self._made, self._stream, self._xp = made, stream, xp
-            # CuPy launches fewer blocks than it is told where they do not fit, and all would wait for the others.
-            properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
-            fit = xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
-                self._function.kernel.ptr, math.prod(made.block), made.shared
-            )
-            self._room = int(properties["multiProcessorCount"]), int(fit)
-            self.blocks = self._fitting(1)
-            self._table, self._barriers = xp.asarray(table([made])), xp.asarray(barriers([made]))
+            self.made, self.stream, self.xp = made, stream, xp
+            self.kernel = _Kernel(xp, made)
+            self.blocks = self.kernel.fitting(1)
+            self._table, self.barriers = xp.asarray(table([made])), xp.asarray(barriers([made]))
 
     def run(self, times: int) -> None:
-        with self._stream:
-            self._function((self.blocks, 1, 1), self._made.block, arguments(self._table, self._barriers, times))
-
-    def _fitting(self, replicas: int) -> int:
-        found = blocks(self._made, *self._room, replicas)
-        if not found:
-            raise BackendError("the kernel does not fit on this device")
-        return found
+        with self.stream:
+            self.kernel.launch(self.blocks, self._table, self.barriers, times)
 
     def together(self, others: Sequence[Persistent]) -> Callable[[int], None]:
-        """A call that enqueues so many steps of this run and of others in one launch, each on blocks of its own.
-
-        BackendError where the texts differ or do not fit. Every run may still be asked for steps alone.
-        """
-        all_runs = [self, *others]
-        with one_line("persistent"):
-            rows = self._xp.asarray(table([r._made for r in all_runs]))
-            state = self._xp.asarray(barriers([r._made for r in all_runs]))
-            grid = self._fitting(len(all_runs))
-        for i, each in enumerate(all_runs):
-            each._barriers = state[i : i + 1]
-
-        def run(times: int) -> None:
-            with self._stream:
-                self._function((grid, 1, 1), self._made.block, arguments(rows, state, times))
-
-        return run
+        """A call that enqueues so many steps of this run and of others in one launch, as ``Together`` does."""
+        return Together([self, *others]).launch([self, *others])
 
     def note(self, place: Any) -> None:
-        place[...] = self._barriers[:1, LATE : LATE + 1]
+        place[...] = self.barriers[:1, LATE : LATE + 1]
 
     def check(self, noted: float) -> None:
         if noted:
@@ -113,6 +85,67 @@ class Persistent:
                 "trainer persistent: a block waited for another in vain, and the steps since the last checkpoint are "
                 "lost; is the GPU shared with others? train with --trainer graph"
             )
+
+
+class _Kernel:
+    """A persistent kernel on the device."""
+
+    def __init__(self, xp: Any, made: Joined) -> None:
+        module = xp.RawModule(code=made.code, options=OPTIONS, enable_cooperative_groups=True)
+        self._function = loaded(module.get_function(made.name))
+        self.made = made
+        # CuPy launches fewer blocks than it is told where they do not fit, and all would wait for the others.
+        properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
+        fit = xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            self._function.kernel.ptr, math.prod(made.block), made.shared
+        )
+        self._room = int(properties["multiProcessorCount"]), int(fit)
+
+    def fitting(self, replicas: int) -> int:
+        """Blocks of the grid for so many replicas."""
+        found = blocks(self.made, *self._room, replicas)
+        if not found:
+            raise BackendError("the kernel does not fit on this device")
+        return found
+
+    def launch(self, grid: int, table: Any, barriers: Any, steps: int) -> None:
+        self._function((grid, 1, 1), self.made.block, arguments(table, barriers, steps))
+
+
+class Together:
+    """Launches of several runs at once; what differs in text is compiled into one kernel, once.
+
+    BackendError where the runs have no kernel in common, or it does not compile.
+    """
+
+    def __init__(self, runs: Sequence[Persistent]) -> None:
+        with one_line("persistent"):
+            made = joined([r.made for r in runs])
+            self._kernel = runs[0].kernel if made is runs[0].made else _Kernel(runs[0].xp, made)
+
+    def launch(self, runs: Sequence[Persistent]) -> Callable[[int], None]:
+        """A call that enqueues so many steps of all or some of the runs, each on blocks of its own.
+
+        BackendError where they do not fit. Every run may still be asked for steps alone.
+        """
+        xp, stream = runs[0].xp, runs[0].stream  # one stream for the process
+        with one_line("persistent"):
+            grid = self._kernel.fitting(len(runs))
+            rows = xp.asarray(table([r.made for r in runs], self._kernel.made))
+            state = xp.asarray(barriers([r.made for r in runs]))
+        for i, each in enumerate(runs):
+            each.barriers = state[i : i + 1]
+
+        def run(times: int) -> None:
+            with stream:
+                self._kernel.launch(grid, rows, state, times)
+
+        return run
+
+
+def grouped(runs: Sequence[Persistent]) -> list[list[int]]:
+    """Numbers of the runs that may share launches."""
+    return groups([r.made for r in runs])
 
 
 def layered(operations: Sequence[Operation], rows: Rows, products: str) -> list[list[Member]]:

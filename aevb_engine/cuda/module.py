@@ -23,11 +23,19 @@ def read(file: str) -> str:
 def shared(sources: Iterable[Source], dtype: Any) -> list[str]:
     """What the sources stand on, each text once, with ``T`` as float or double."""
     chosen = list(sources)
+    return [*common(chosen, dtype), *devices(chosen)]
+
+
+def common(sources: Iterable[Source], dtype: Any) -> list[str]:
+    """The number type and the files that the sources name."""
     number = {"float32": "float", "float64": "double"}[np.dtype(dtype).name]
-    wanted = {part for s in chosen for part in s.parts}
-    parts = [read(p) for p in PARTS if p in wanted]
-    own = dict.fromkeys(s.device for s in chosen if s.device)
-    return [f"typedef {number} T;", *parts, *own]
+    wanted = {part for s in sources for part in s.parts}
+    return [f"typedef {number} T;", *(read(p) for p in PARTS if p in wanted)]
+
+
+def devices(sources: Iterable[Source]) -> list[str]:
+    """The device functions of the sources, each text once."""
+    return list(dict.fromkeys(s.device for s in sources if s.device))
 
 
 def module(sources: Iterable[Source], dtype: Any) -> str:

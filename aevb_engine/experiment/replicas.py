@@ -1,4 +1,4 @@
-"""The same run from several seeds: side by side in one kernel where that is possible, else one after the other.
+"""A run from several seeds, with varied options: side by side in one kernel where possible, else one after the other.
 
 Each replica is a run of its own, with its folder, that `resume` goes on with alone, to the same bits.
 """
@@ -8,108 +8,136 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aevb_engine.errors import BackendError, Stopped, TrainingError, UsageError
+from aevb_engine.backend.replay import Together, grouped
+from aevb_engine.errors import BackendError, Stopped, TrainingError
 from aevb_engine.experiment import run
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.run import Display, Quiet, Recorder
 from aevb_engine.experiment.session import Session, prepare
+from aevb_engine.experiment.vary import Planned, plan
 from aevb_engine.training.loop import Blocks, blocks
 from aevb_engine.training.trainer import Diverged
 
 Replica = tuple[RunFolder, Session, dict[str, Any]]
-MOST = 1000
 
 
 def start(
     config: RunConfig,
-    replicas: int,
+    replicas: int | None,
     output: Path | None = None,
     *,
+    vary: Mapping[str, Sequence[str]] | None = None,
     root: Path = Path("runs"),
     display: Display | None = None,
     stop: threading.Event | None = None,
 ) -> list[Replica]:
-    """Train from the seeds ``config.seed``, ``config.seed + 1``, ...; into folders ``output/seed-N`` or of their own.
+    """Train from the seeds ``config.seed``, ``config.seed + 1``, ... with every combination of the values of ``vary``.
 
-    A replica that diverges does not end the others; TrainingError names it at the end. Stopped as soon as one is.
+    Folders are ``output/lr-0.01-seed-3`` or names of their own. A result holds what is ``varied`` in it. A replica that
+    diverges does not end the others; TrainingError names it at the end. Stopped as soon as one is.
     """
-    if not 1 <= replicas <= MOST:
-        raise UsageError(f"--replicas {replicas}: a number in 1 .. {MOST} is needed")
-    configs = [replace(config, seed=config.seed + i) for i in range(replicas)]
-    places = [None if output is None else output / f"seed-{c.seed}" for c in configs]
+    vary = vary or {}
+    runs = plan(config, replicas, vary)
+    places = [None if output is None else output / r.folder for r in runs]
     for place in places:
         if place is not None:
             RunFolder.check_free(place)
     display = display or Quiet()
-    first = prepare(configs[0], display.data)
-    if first.trainer.inner.plan.path == "persistent":
-        sessions = [first, *(prepare(c, display.data) for c in configs[1:])]
-        return _side_by_side(sessions, places, root, display, stop)
-    done: list[Replica] = []
-    lost: list[str] = []
-    for each, place in zip(configs, places, strict=True):
-        session = first if each is configs[0] else prepare(each, display.data)
+    sessions = _prepared(runs, display)
+    trained = _Trained()
+    side = [i for i, session in sessions.items() if session.trainer.inner.plan.path == "persistent"]
+    if side:
+        _side_by_side({i: (runs[i], sessions[i], places[i]) for i in side}, trained, root, display, stop)
+    for i, each in enumerate(runs):
+        if i in side:
+            continue
+        session = sessions.pop(i, None) or prepare(each.config, display.data)
         try:
-            with run.begun(session, place, root=root, display=display, stop=stop) as recorder:
-                done.append((recorder.folder, session, run.train(recorder)))
+            with run.begun(session, places[i], root=root, display=display, stop=stop) as recorder:
+                trained.done[i] = (recorder.folder, session, run.train(recorder))
         except Diverged as error:
-            lost.append(f"seed {each.seed}: {error}")
-    return _all(done, lost)
+            trained.lost.append(f"{each.label}: {error}")
+    if trained.lost:
+        raise TrainingError(f"{len(trained.lost)} of {len(runs)} replicas diverged: {'; '.join(trained.lost)}")
+    found = [trained.done[i] for i in range(len(runs))]
+    if not vary:
+        return found
+    return [(f, s, {**result, "varied": dict(r.varied)}) for r, (f, s, result) in zip(runs, found, strict=True)]
 
 
-def _all(done: list[Replica], lost: list[str]) -> list[Replica]:
-    if lost:
-        raise TrainingError(f"{len(lost)} of {len(done) + len(lost)} replicas diverged: {'; '.join(lost)}")
-    return done
+def _prepared(runs: list[Planned], display: Display) -> dict[int, Session]:
+    """The first, and all that can train side by side.
+
+    One of each combination is prepared in any case: what cannot is known before anything is created.
+    """
+    kept: dict[int, Session] = {}
+    before: tuple[str, ...] | None = None
+    for i, each in enumerate(runs):
+        if each.texts != before or i - 1 in kept:
+            session = prepare(each.config, display.data)
+            if i == 0 or session.trainer.inner.plan.path == "persistent":
+                kept[i] = session
+        before = each.texts
+    return kept
+
+
+class _Trained:
+    """What has come of the runs, by their numbers."""
+
+    def __init__(self) -> None:
+        self.done: dict[int, Replica] = {}
+        self.lost: list[str] = []
+        self.stopped: list[str] = []
 
 
 def _side_by_side(
-    sessions: list[Session], places: list[Path | None], root: Path, display: Display, stop: threading.Event | None
-) -> list[Replica]:
+    members: dict[int, tuple[Planned, Session, Path | None]],
+    trained: _Trained,
+    root: Path,
+    display: Display,
+    stop: threading.Event | None,
+) -> None:
     """Every block of steps of all that still train is one launch; the first of them is shown."""
     with contextlib.ExitStack() as stack:
-        recorders = []
-        for i, (session, place) in enumerate(zip(sessions, places, strict=True)):
-            shown = display if i == 0 else Quiet()
-            recorders.append(stack.enter_context(run.begun(session, place, root=root, display=shown, stop=stop)))
-            run.announce(recorders[-1])
-        group = _Group(recorders)
-        group.train()
-    if group.stopped:
-        raise Stopped(f"stopped; go on with `aevb-engine resume` of {', '.join(group.stopped)}")
-    return _all(group.done, group.lost)
+        recorders: dict[Recorder, tuple[int, str]] = {}
+        for i, (planned, session, place) in members.items():
+            shown = Quiet() if recorders else display
+            recorder = stack.enter_context(run.begun(session, place, root=root, display=shown, stop=stop))
+            recorders[recorder] = i, planned.label
+            run.announce(recorder)
+        _Group(recorders, trained).train()
+    if trained.stopped:
+        raise Stopped(f"stopped; go on with `aevb-engine resume` of {', '.join(trained.stopped)}")
 
 
 class _Group:
     """Runs that train in step, each with a loop of its own."""
 
-    def __init__(self, recorders: list[Recorder]) -> None:
+    def __init__(self, recorders: dict[Recorder, tuple[int, str]], trained: _Trained) -> None:
+        self.recorders, self.trained = recorders, trained
         self.live: dict[Recorder, Blocks] = {
             r: blocks(r.session.trainer, r.progress, **run.loop_options(r)) for r in recorders
         }
         self.wanted: dict[Recorder, int] = {}  # steps until each wants to look
-        self.done: list[Replica] = []
-        self.lost: list[str] = []
-        self.stopped: list[str] = []
 
     def train(self) -> None:
         """To the end of all."""
+        launches = _Launches(list(self.live))
         for recorder, loop in list(self.live.items()):
             self._go_on(recorder, partial(next, loop))
         members: list[Recorder] = []
         while self.live:
             if members != list(self.live):
                 members = list(self.live)
-                launch = _launch(members)
+                launch = launches.of(members)
             steps = min(self.wanted[r] for r in members)
             began = time.perf_counter()
             for recorder in members:
@@ -137,35 +165,80 @@ class _Group:
                     ended = end.value
                     recorder.save(is_best=False)
             del self.live[recorder]
-            self.done.append((recorder.folder, recorder.session, run.conclude(recorder, ended)))
+            number, _ = self.recorders[recorder]
+            self.trained.done[number] = (recorder.folder, recorder.session, run.conclude(recorder, ended))
         except Diverged as error:
             del self.live[recorder]
-            self.lost.append(f"seed {recorder.session.config.seed}: {error}")
+            self.trained.lost.append(f"{self.recorders[recorder][1]}: {error}")
         except Stopped:
-            self.stopped.append(str(recorder.folder.path))
+            self.trained.stopped.append(str(recorder.folder.path))
 
 
-def _launch(recorders: list[Recorder]) -> Callable[[int], None]:
-    """Enqueues steps of all."""
-    replays: list[Any] = [r.session.trainer.inner.replay for r in recorders]
-    try:
-        together: Callable[[int], None] = replays[0].together(replays[1:])
-        return together
-    except BackendError as error:  # not equal, or too many for the device
-        recorders[0].display.note(f"{error}; the replicas' kernels are launched one after the other")
+class _Launches:
+    """How the steps of all are enqueued: as few launches as kernels in common allow, compiled once."""
 
-    def each(steps: int) -> None:
-        for replay in replays:
-            replay.run(steps)
+    def __init__(self, recorders: list[Recorder]) -> None:
+        self._display = recorders[0].display
+        self._groups: list[tuple[set[Recorder], Together | None]] = []
+        for numbers in grouped([_replay(r) for r in recorders]):
+            group = [recorders[i] for i in numbers]
+            joint = None
+            try:
+                joint = Together([_replay(r) for r in group])
+            except BackendError as error:
+                self._note(error)
+            self._groups.append((set(group), joint))
 
-    return each
+    def of(self, recorders: list[Recorder]) -> Callable[[int], None]:
+        """Enqueues steps of those that still train."""
+        calls: list[Callable[[int], None]] = []
+        for group, joint in self._groups:
+            live = [_replay(r) for r in recorders if r in group]
+            try:
+                if joint is not None and live:
+                    calls.append(joint.launch(live))
+                    continue
+            except BackendError as error:  # too many for the device
+                self._note(error)
+            calls += [replay.run for replay in live]
+
+        def launch(steps: int) -> None:
+            for call in calls:
+                call(steps)
+
+        return launch
+
+    def _note(self, error: BackendError) -> None:
+        self._display.note(f"{error}; the replicas' kernels are launched one after the other")
+
+
+def _replay(recorder: Recorder) -> Any:
+    return recorder.session.trainer.inner.replay
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One record of all: each result, and mean and standard deviation of the test bound over the seeds."""
+    """One record of all: each result, and mean and standard deviation of the test bound over the seeds.
+
+    Where options are varied, ``combinations`` holds these two of each.
+    """
     found: dict[str, Any] = {"schema": run.SCHEMA, "replicas": results}
+    if results and "varied" in results[0]:
+        combinations: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+        for result in results:
+            varied = {key: value for key, value in result["varied"].items() if key != "seed"}
+            seeds = next((some for known, some in combinations if known == varied), None)
+            if seeds is None:
+                combinations.append((varied, seeds := []))
+            seeds.append(result)
+        return {**found, "combinations": [{"varied": v, "runs": len(some), **_mean(some)} for v, some in combinations]}
+    return {**found, **_mean(results)}
+
+
+def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
     bounds = [r["test_bound"] for r in results if r["test_bound"] is not None]
-    if len(bounds) == len(results):
-        found["test_bound"] = float(np.mean(bounds))
-        found["test_bound_sd"] = float(np.std(bounds, ddof=1)) if len(bounds) > 1 else None
-    return found
+    if len(bounds) < len(results):
+        return {}
+    return {
+        "test_bound": float(np.mean(bounds)),
+        "test_bound_sd": float(np.std(bounds, ddof=1)) if len(bounds) > 1 else None,
+    }

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
 
 # Options of the command that are not fields of the configuration.
-OUTSIDE = ("replicas", "config", "option", "output", "no_figures", "as_json", "quiet", "verbose", "debug")
+OUTSIDE = ("replicas", "vary", "config", "option", "output", "no_figures", "as_json", "quiet", "verbose", "debug")
 FLAG: dict[str, Any] = {"is_flag": True}
 
 
@@ -64,6 +64,8 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--threads", "Machine", "[as many as pay]", {"type": int, "metavar": "N"}),
     ("--replicas", "Machine", "Train from so many seeds, --seed and those after it, each into a folder of its own; in "
      "one kernel under --trainer persistent. [1]", {"type": int, "metavar": "N"}),
+    ("--vary", "Machine", "Train with each of these values of an option, and with all combinations where it is "
+     "repeated; as --replicas, and with it.", {"metavar": "KEY=V1,V2", "multiple": True}),
     ("--config", "Configuration", "TOML file with any of these options by name.", {"metavar": "FILE.toml"}),
     ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, and so for optimizer, objective, dataset; repeat "
      "for more. See `aevb-engine plugins show`.", {"metavar": "KIND.KEY=VALUE", "multiple": True}),
@@ -92,6 +94,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     "  aevb-engine run --dataset mnist --binarize static --hidden 500 --latent-dim 20 --epochs 40\n"
     "  aevb-engine run --dataset freyfaces --optimizer adagrad --steps 10000 -o decoder.mean=sigmoid\n"
     "  aevb-engine run --backend gpu --trainer graph --precision tf32 --hidden 500 --latent-dim 20\n"
+    "  aevb-engine run --vary lr=0.001,0.003 --vary latent-dim=2,10 --replicas 3 --output sweep\n"
     "  aevb-engine run --config experiment.toml --seed 2 --json > result.json\n\n"
     "Defaults are in brackets. A TOML file overrides them, environment variables (AEVB_DATA_DIR, AEVB_RUN_LR, "
     "AEVB_RUN_LATENT_DIM, ...) override the file, options override all. Ctrl-C stops after the step under way; "
@@ -118,10 +121,12 @@ def run(ctx: click.Context, /, **values: Any) -> None:
 
     def begin_many(display: Any, stop: Any) -> Any:
         from aevb_engine.experiment.replicas import start
+        from aevb_engine.experiment.vary import parse_vary
 
-        return start(config, values["replicas"], output, display=display, stop=stop)
+        vary = parse_vary(values["vary"])
+        return start(config, values["replicas"], output, vary=vary, display=display, stop=stop)
 
-    if values["replicas"] is not None:
+    if values["replicas"] is not None or values["vary"]:
         work_many(
             begin_many,
             as_json=values["as_json"],

@@ -12,7 +12,7 @@ import click
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import duration, echo_json, number, pairs
+from aevb_cli.text import duration, echo_json, number, pairs, setting, table
 from aevb_engine.errors import AevbError, Stopped
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def work_many(begin: Callable[[Any, Any], Any], *, as_json: bool, quiet: bool, v
     record = together([result for _, _, result in found])
     if as_json:
         echo_json(record)
+    elif not quiet and "combinations" in record:
+        click.echo(compared(record))
     elif not quiet:
         for (folder, _, result), (files, _) in zip(found, drawn, strict=True):
             click.echo(f"seed {result['seed']}\n{summary(folder.path, result, files)}\n")
@@ -76,6 +78,26 @@ def work_many(begin: Callable[[Any, Any], Any], *, as_json: bool, quiet: bool, v
                 f"test bound over {len(found)} seeds: {number(record['test_bound'])}, standard deviation "
                 f"{record['test_bound_sd']:.2f}"
             )
+
+
+def compared(record: Mapping[str, Any]) -> str:
+    """The end of varied runs: a row a run, and a row a combination where it has several seeds."""
+    keys = list(record["combinations"][0]["varied"])
+    rows = [
+        (*(setting(r["varied"][key]) for key in keys), str(r["seed"]), number(r["test_bound"]),
+         shlex.quote(one_line(_near(Path(r["run"])))))
+        for r in record["replicas"]
+    ]  # fmt: skip
+    text = table((*keys, "seed", "test bound", "run"), rows, right=range(len(keys) + 2))
+    means = [
+        (*(setting(c["varied"][key]) for key in keys), str(c["runs"]), number(c["test_bound"]),
+         f"{c['test_bound_sd']:.2f}")
+        for c in record["combinations"] if c.get("test_bound_sd") is not None
+    ]  # fmt: skip
+    if not means:
+        return text
+    head = (*keys, "seeds", "mean test bound", "standard deviation")
+    return f"{text}\n\n{table(head, means, right=range(len(head)))}"
 
 
 def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tuple[list[Path], str]:

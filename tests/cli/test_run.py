@@ -67,6 +67,70 @@ def test_replicas_are_runs_of_their_own(call, small):
     assert call("run", *small, "--replicas", "0").exit_code == 2
 
 
+def test_varied_runs_are_compared(call, small):
+    vary = ("--vary", "lr=0.01,3e-2", "--vary", "latent-dim=2,3")
+    rest = ("--steps", "10", "--no-figures", "--quiet", "--json")
+    result = call("run", *small, *vary, *rest, "--replicas", "2", "--seed", "4", "--output", "all")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    varied = [{"lr": lr, "latent-dim": z} for lr in (0.01, 0.03) for z in (2, 3)]
+    assert [(r["varied"], r["seed"]) for r in record["replicas"]] == [(v, s) for v in varied for s in (4, 5)]
+    assert [(c["varied"], c["runs"]) for c in record["combinations"]] == [(v, 2) for v in varied]
+    place = Path("all/lr-3e-2-latent-dim-3-seed-5")
+    stored = json.loads((place / "run.json").read_text())["config"]
+    assert (stored["lr"], stored["latent_dim"], stored["seed"]) == (0.03, 3, 5)
+    alone = json.loads(call("run", *small, *rest, "--lr", "0.03", "--latent-dim", "3", "--seed", "5").stdout)
+    assert record["replicas"][-1]["test_bound"] == alone["test_bound"]
+    assert call("resume", str(place), "--quiet", "--no-figures").exit_code == 0
+
+
+def test_varied_runs_end_in_a_table(call, small):
+    options = (*small, "--vary", "hidden=8,none", "--steps", "10", "--no-figures")
+    lines = call("run", *options).stdout.splitlines()
+    assert lines[0].split() == ["hidden", "seed", "test", "bound", "run"]
+    assert [line.split()[:2] for line in lines[1:]] == [["8", "0"], ["none", "0"]]
+    lines = call("run", *options, "--replicas", "2").stdout.splitlines()
+    assert lines[6].split() == ["hidden", "seeds", "mean", "test", "bound", "standard", "deviation"]
+    assert [line.split()[:2] for line in lines[7:]] == [["8", "2"], ["none", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("vary", "words"),
+    [
+        ("lr", "write KEY=V1,V2"),
+        ("lr=", "write KEY=V1,V2"),
+        ("lr=0.1,,0.2", "write KEY=V1,V2"),
+        ("=1", "write KEY=V1,V2"),
+        ("latent-dmi=1", "did you mean 'latent-dim'"),
+        ("backend=cpu,gpu", "cannot be varied"),
+        ("latent-dim=2,x", "a value of type int is needed"),
+        ("latent-dim=2,0", "a positive number is needed"),
+        ("lr=0.1,nan", "a value of type float is needed"),
+        ("lr=0.1,0.10", "there twice"),
+        ("optimizer=adam,adamm", "did you mean 'adam'"),
+        ("lr-schedule=constant,linear", "linear"),
+        ("batch-size=10,301", "301"),
+        ("seed=" + ",".join(map(str, range(1001))), "1001 runs; at most 1000"),
+    ],
+)
+def test_what_cannot_be_varied_is_one_line(call, small, vary, words):
+    result = call("run", *small, "--steps", "10", "--vary", vary, "--output", "all")
+    assert result.exit_code == 2, result.stderr
+    assert words in result.stderr.splitlines()[-1]
+    assert not Path("all").exists()
+    assert not Path("runs").exists()
+
+
+def test_an_option_is_varied_once_and_seeds_in_one_way(call, small):
+    for more, words in (
+        (("--vary", "lr=0.1", "--vary", "lr=0.2"), "lr is varied already"),
+        (("--vary", "seed=1,2", "--replicas", "2"), "exclude each other"),
+    ):
+        result = call("run", *small, "--steps", "10", *more)
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
 def test_options_of_an_objective_reach_it(call, small):
     result = call("run", *small, "--objective", "beta", "-o", "objective.beta=4", "-o", "objective.warmup=10",
                   "--steps", "20", "--json", "--no-figures")  # fmt: skip

@@ -80,7 +80,7 @@ def usage(log: str) -> dict[str, Usage]:
     found = {}
     for part in log.split("Compiling entry function '")[1:]:
         stack, stores, loads = (
-            int(re.search(rf"(\d+) bytes {what}", part)[1])  # type: ignore[index]
+            sum(map(int, re.findall(rf"(\d+) bytes {what}", part)))  # and of the functions that it calls
             for what in ("stack frame", "spill stores", "spill loads")
         )
         registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 from aevb_engine.cuda.fused import captured
 from aevb_engine.cuda.persistent import (
     LATE,
+    PROGRAMS,
     STATE,
+    Joined,
     Persistent,
     arguments,
     barriers,
     blocks,
+    groups,
+    joined,
     late,
     persistent,
     table,
@@ -78,10 +83,11 @@ def launch(
     steps: int = STEPS,
     limit: int = 5000,
     state: Any = None,
+    kernel: Joined | None = None,
 ) -> Any:
     """The state of the barriers afterwards."""
     state = barriers(replicas) if state is None else state
-    given = arguments(table(replicas), state, steps, limit)
+    given = arguments(table(replicas, kernel), state, steps, limit)
     program.call("aevb_persistent", (grid, 1, 1), replicas[0].block, given, schedule, cooperative=True)
     return state
 
@@ -172,6 +178,77 @@ def test_replicas_are_of_one_text() -> None:
     assert table([run().persistent, other().persistent]).shape[0] == 2
     with pytest.raises(ValueError, match="replicas of one launch need the same model"):
         table([run().persistent, Run(batch_size=7).persistent])
+
+
+# Programs ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def different() -> list[Run]:
+    """Two programs of one text each but for latent dimension and optimizer, and a second seed of the first."""
+    return [run(), Run(latent_dim=5, optimizer="adam", seed=11), other()]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("grid", [3, 7])
+def test_programs_of_one_kernel_train_as_if_alone(grid: int, schedule: str) -> None:
+    runs = different()
+    wanted = [r.one_by_one() for r in runs]
+    replicas = [r.persistent for r in runs]
+    kernel = joined(replicas)
+    assert len(kernel.texts) == 2
+    for r in runs:
+        r.memory.restore()
+    state = launch(compile_text(kernel.code), replicas, grid, schedule, kernel=kernel)
+    assert [r.memory.bytes() for r in runs] == wanted
+    assert late(state) == []
+    # Whoever is left trains on in the same kernel.
+    runs[1].memory.restore()
+    launch(compile_text(kernel.code), replicas[1:2], grid, schedule, kernel=kernel)
+    assert runs[1].memory.bytes() == wanted[1]
+
+
+def test_a_wrong_program_is_seen() -> None:
+    """The number in the last word of a row decides."""
+    runs = different()[:2]
+    wanted = [r.one_by_one() for r in runs]
+    replicas = [r.persistent for r in runs]
+    kernel = joined(replicas)
+    for r in runs:
+        r.memory.restore()
+    rows = table(replicas, kernel)
+    rows[:, -1] = 2  # no program
+    launched = compile_text(kernel.code)
+    launched.call(
+        "aevb_persistent", (2, 1, 1), (256, 1, 1), arguments(rows, barriers(replicas), STEPS), cooperative=True
+    )
+    assert all(r.memory.bytes() != w for r, w in zip(runs, wanted, strict=True))
+
+
+def test_one_program_is_the_kernel_of_a_run_alone() -> None:
+    first, second = run().persistent, other().persistent
+    assert joined([first, second]) is first
+    with pytest.raises(ValueError, match="one number type, not float32 and float64"):
+        joined([first, Run(precision="float64").persistent])
+
+
+def test_a_kernel_has_few_programs_of_one_number_type() -> None:
+    one = run().persistent
+    some = [replace(one, code=f"{i // 2}") for i in range(2 * PROGRAMS + 3)]
+    assert groups([one, other().persistent]) == [[0, 1]]
+    assert groups(some) == [list(range(2 * PROGRAMS)), [2 * PROGRAMS + i for i in range(3)]]
+    assert one.program is not None
+    some[3] = replace(one, program=replace(one.program, dtype="float64"))
+    assert groups(some[:5]) == [[0, 1, 2, 4], [3]]
+
+
+def test_macros_that_differ_are_refused() -> None:
+    """A namespace would not keep them apart."""
+    one, two = (r.persistent for r in different()[:2])
+    assert two.program is not None
+    body = "#define SCALE 2\n" + two.program.bodies[0]
+    with pytest.raises(ValueError, match="macros"):
+        joined([one, replace(two, program=replace(two.program, bodies=(body, *two.program.bodies[1:])))])
 
 
 # Faults -----------------------------------------------------------------------------------------------------

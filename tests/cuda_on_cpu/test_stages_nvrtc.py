@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aevb_engine.cuda.fused import captured
-from aevb_engine.cuda.persistent import NAME, persistent
+from aevb_engine.cuda.persistent import NAME, joined, persistent
 from aevb_engine.cuda.stages import check, stages
 from tests.cuda_on_cpu.nvrtc import assembly, compile_for
 from tests.cuda_on_cpu.steps import members_of, session
@@ -60,6 +60,19 @@ def test_no_spills(model: str, arch: str) -> None:
     for name, u in used.items():
         assert (u.spills, u.stack) == (0, 0), name
         assert u.registers <= (255 if name == NAME else 128), f"{name}: {u.registers} registers"
+
+
+@pytest.mark.slow
+def test_two_programs_in_one_kernel_without_spills() -> None:
+    """The registers are about those of the needier one alone (200 and 196), since programs are not inlined."""
+    found = []
+    for latent in (2, 10):
+        s = session({**SMALL, **MODELS["784-500-20"], "latent_dim": latent})
+        found.append(persistent(stages(members_of(s)), s.model.dtype))
+    alone = compile_for("sm_90", found[1].code)[NAME]
+    both = compile_for("sm_90", joined(found).code)[NAME]
+    assert (both.spills, both.stack) == (0, 0)
+    assert both.registers <= alone.registers + 16
 
 
 def test_memory_is_read_as_it_must_be() -> None:

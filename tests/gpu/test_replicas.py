@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from dataclasses import replace
 from itertools import pairwise
@@ -120,6 +121,110 @@ def test_stopped_replicas_go_on_alone_to_the_same_bits(double: Any, tmp_path: Pa
         _, alone, _ = run.start(replace(SIDE_BY_SIDE, seed=seed), tmp_path / f"alone-{seed}")
         for name, array in alone.trainer.arrays().items():
             np.testing.assert_array_equal(array, resumed.trainer.arrays()[name], err_msg=name)
+
+
+VARY = {"lr": ("0.01", "0.03"), "latent-dim": ("2", "3")}
+
+
+def assert_varied_as_alone(config: RunConfig, found: list[replicas.Replica], folder: Path) -> None:
+    expected = [(0.01, 2), (0.01, 3), (0.03, 2), (0.03, 3)]
+    assert [result["varied"] for *_, result in found] == [{"lr": lr, "latent-dim": z} for lr, z in expected]
+    for (place, session, result), (lr, z) in zip(found, expected, strict=True):
+        assert place.path.name == f"lr-{lr}-latent-dim-{z}-seed-5"
+        _, alone, single = run.start(replace(config, lr=lr, latent_dim=z), folder / f"alone-{lr}-{z}")
+        for name, array in alone.trainer.arrays().items():
+            np.testing.assert_array_equal(array, session.trainer.arrays()[name], err_msg=name)
+        assert result["test_bound"] == single["test_bound"]
+    assert len({result["test_bound"] for *_, result in found}) == 4
+
+
+def test_varied_one_after_the_other_on_the_cpu(tmp_path: Path) -> None:
+    assert_varied_as_alone(SEQUENTIAL, replicas.start(SEQUENTIAL, None, tmp_path / "all", vary=VARY), tmp_path)
+
+
+class NoNotes(run.Quiet):
+    """Nothing is launched one after the other for want of room or of a kernel."""
+
+    def note(self, line: str) -> None:
+        raise AssertionError(line)
+
+
+def test_varied_side_by_side_each_is_as_alone(gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two texts, two learning rates each."""
+    if gpu == "double":
+        monkeypatch.setattr(sys.modules["cupy"], "MULTIPROCESSORS", 9)
+    found = replicas.start(SIDE_BY_SIDE, None, tmp_path / "all", vary=VARY, display=NoNotes())
+    assert_varied_as_alone(SIDE_BY_SIDE, found, tmp_path)
+
+
+def block_launches(double: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Launches within each block of steps, counted around the call that enqueues all."""
+    found: list[int] = []
+    of = replicas._Launches.of
+
+    def counted(self: Any, recorders: Any) -> Any:
+        launch = of(self, recorders)
+
+        def call(steps: int) -> None:
+            before = double.counts["launches"]
+            launch(steps)
+            found.append(double.counts["launches"] - before)
+
+        return call
+
+    monkeypatch.setattr(replicas._Launches, "of", counted)
+    return found
+
+
+def test_varied_runs_share_a_launch(double: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(double, "MULTIPROCESSORS", 4)
+    launches = block_launches(double, monkeypatch)
+    config = replace(SIDE_BY_SIDE, steps=20, eval_every=1000)
+    found = replicas.start(config, 2, tmp_path / "all", vary={"latent-dim": ("2", "3")}, display=NoNotes())
+    assert [r["seed"] for *_, r in found] == [5, 6, 5, 6]
+    assert launches
+    assert set(launches) == {1}
+    resumed = run.resume(tmp_path / "all" / "latent-dim-3-seed-6")[2]
+    assert resumed["test_bound"] == found[3][2]["test_bound"]
+
+
+def test_runs_of_other_lengths_and_number_types(double: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are done leave; float32 and float64 have no kernel in common."""
+    launches = block_launches(double, monkeypatch)
+    vary = {"steps": ("10", "20"), "precision": ("float32", "float64")}
+    found = replicas.start(replace(SIDE_BY_SIDE, steps=None), None, tmp_path / "all", vary=vary)
+    assert [(r["steps"], r["precision"]) for *_, r in found] == [
+        (10, "float32"), (10, "float64"), (20, "float32"), (20, "float64"),
+    ]  # fmt: skip
+    assert set(launches) == {2}
+    expected = run.start(replace(SIDE_BY_SIDE, steps=20), tmp_path / "alone")[2]
+    assert found[2][2]["test_bound"] == expected["test_bound"]
+
+
+def test_what_cannot_be_persistent_follows(double: Any, tmp_path: Path) -> None:
+    vary = {"objective": ("wake-sleep", "elbo")}
+    found = replicas.start(SIDE_BY_SIDE, None, tmp_path / "all", vary=vary)
+    assert [(r["objective"], r["trainer"]) for *_, r in found] == [("wake-sleep", "eager"), ("elbo", "persistent")]
+
+
+def test_a_bad_value_is_known_before_anything_is_created(tmp_path: Path) -> None:
+    for vary in ({"optimizer": ("adam", "adamm")}, {"batch-size": ("10", "101")}, {"seed": ("1", "1")}):
+        with pytest.raises(UsageError):
+            replicas.start(SEQUENTIAL, None, tmp_path / "all", vary=vary)
+    with pytest.raises(UsageError, match="--vary: 1002 runs"):
+        replicas.start(SEQUENTIAL, 501, tmp_path / "all", vary={"lr": ("1", "2")})
+    with pytest.raises(UsageError, match="exclude each other"):
+        replicas.start(SEQUENTIAL, 2, tmp_path / "all", vary={"seed": ("1", "2")})
+    assert not (tmp_path / "all").exists()
+
+
+def test_summary_of_combinations() -> None:
+    rows = [("a", 1, -1.0), ("a", 2, -3.0), ("b", 1, -4.0)]
+    results = [{"varied": {"decoder": d, "seed": s}, "test_bound": b} for d, s, b in rows]
+    assert replicas.summary(results)["combinations"] == [
+        {"varied": {"decoder": "a"}, "runs": 2, "test_bound": -2.0, "test_bound_sd": pytest.approx(2**0.5)},
+        {"varied": {"decoder": "b"}, "runs": 1, "test_bound": -4.0, "test_bound_sd": None},
+    ]
 
 
 def test_summary_and_limits() -> None:

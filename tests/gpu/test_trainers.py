@@ -247,7 +247,7 @@ def test_a_block_that_came_too_late_ends_the_run(gpu: str) -> None:
 
     s = session("persistent")
     s.trainer.advance(3)
-    s.trainer.inner.replay._barriers[:1, LATE : LATE + 1] = 1  # type: ignore[union-attr]
+    s.trainer.inner.replay.barriers[:1, LATE : LATE + 1] = 1  # type: ignore[union-attr]
     with pytest.raises(BackendError, match="--trainer graph"):
         s.trainer.advance(3)
 
