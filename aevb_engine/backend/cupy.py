@@ -34,7 +34,7 @@ class CupyBackend:
 
     def __init__(self) -> None:
         self.xp: Any = open_cupy()
-        self.stream = _stream(self.xp)
+        self.stream, self._copies = _streams(self.xp)
         self.stream.use()
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
@@ -42,6 +42,13 @@ class CupyBackend:
 
     def upload(self, array: npt.NDArray[Any]) -> Any:
         return self.xp.asarray(np.ascontiguousarray(array))
+
+    def upload_beside(self, arrays: Sequence[npt.NDArray[Any]]) -> list[Any]:
+        with self._copies:
+            made = [self.upload(a) for a in arrays]
+            done = self._copies.record()
+        self.stream.wait_event(done)
+        return made
 
     def download(self, array: Any) -> npt.NDArray[Any]:
         host: npt.NDArray[Any] = self.xp.asnumpy(array)
@@ -115,9 +122,12 @@ class CupyBackend:
 
 
 @cache
-def _stream(cupy: Any) -> Any:
-    """One stream for every backend of the process: what two models enqueue stays in order with their copies."""
-    return cupy.cuda.Stream(non_blocking=True)
+def _streams(cupy: Any) -> tuple[Any, Any]:
+    """One stream for every backend of the process: what two models enqueue stays in order with their copies.
+
+    Beside it one for copies to the device that the work under way does not need.
+    """
+    return cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
 
 
 def _launch(function: Any, launch: Launch) -> Call:

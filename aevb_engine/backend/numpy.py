@@ -45,6 +45,9 @@ class NumpyBackend:
     def upload(self, array: npt.NDArray[Any]) -> Any:
         return np.ascontiguousarray(array)
 
+    def upload_beside(self, arrays: Sequence[npt.NDArray[Any]]) -> list[Any]:
+        return [self.upload(a) for a in arrays]
+
     def download(self, array: Any) -> npt.NDArray[Any]:
         return np.array(array)
 

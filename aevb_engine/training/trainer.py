@@ -62,6 +62,7 @@ class Tables:
     orders: npt.NDArray[np.int64]  # (steps, batch) row numbers
     coefficients: npt.NDArray[Any]  # (steps, numbers) of the optimizer and the objective
     rates: list[float]
+    uploaded: list[Any] = field(default_factory=list)  # orders and coefficients on the device already
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -147,8 +148,9 @@ class Trainer:
     def _fill(self, steps: int) -> None:
         clock, backend, first = self.inner.clock, self.model.backend, self.step
         tables = self._now = self._tables(first, steps)
-        clock.orders.array[:steps] = backend.upload(tables.orders[:steps])
-        clock.rates.array[:steps] = backend.upload(tables.coefficients[:steps])
+        orders, coefficients = tables.uploaded or map(backend.upload, (tables.orders, tables.coefficients))
+        clock.orders.array[:steps] = orders[:steps]
+        clock.rates.array[:steps] = coefficients[:steps]
         clock.step.array[...] = first
         clock.cursor.array[...] = 0
         if self.pruned:  # between two blocks the whole model's parameters are the ones that count
@@ -162,8 +164,9 @@ class Trainer:
             self.pruned.put(own.theta, whole.theta)
             self.pruned.put(own.grad, whole.grad)
         self.inner.report()
-        if backend.asynchronous:  # the next tables are made while the device is at work
+        if backend.asynchronous:  # the next tables are made and uploaded while the device is at work
             self._ahead = self._tables(first + steps, steps)
+            self._ahead.uploaded[:] = backend.upload_beside([self._ahead.orders, self._ahead.coefficients])
         report = backend.download(clock.report.array[: 1 + steps])
         finite = self.inner.check(report[0])
         self.step = first + steps

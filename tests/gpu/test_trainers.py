@@ -166,6 +166,27 @@ def test_a_block_is_read_once(path: str, double: Any) -> None:
     assert double.counts["reads"] == before + 1
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_the_next_tables_are_uploaded_beside_the_work(path: str, double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second block copies nothing from the host before it runs; without the event between the streams it is a race."""
+    straight, s = session(path), session(path)
+    uploads: list[str] = []
+    upload = type(s.backend).upload
+    monkeypatch.setattr(type(s.backend), "upload", lambda b, a: (uploads.append("upload"), upload(b, a))[1])
+    run = s.trainer.inner.run
+    monkeypatch.setattr(s.trainer.inner, "run", lambda *a: (uploads.append("run"), run(*a))[1])
+    s.trainer.advance(10)
+    s.trainer.advance(10)
+    assert uploads == ["upload", "upload", "run", "upload", "upload", "run", "upload", "upload"]
+    straight.trainer.advance(20)
+    assert_same_bits(state(s), state(straight))
+    monkeypatch.setattr(double.cuda.Stream, "wait_event", lambda *_: None)
+    s.trainer.advance(5)
+    with pytest.raises(RuntimeError, match="a race"):
+        s.trainer.advance(5)
+    double._State.unordered.clear()
+
+
 def test_the_double_is_as_strict_as_a_capture(double: Any) -> None:
     """What would spoil a graph on a device is refused: products of the library, memory, reads, code not loaded."""
     stream = double.cuda.Stream(non_blocking=True)

@@ -55,11 +55,23 @@ class ndarray(np.ndarray):
         if type(value) is np.ndarray and value.ndim:
             raise TypeError("a host array cannot be assigned to a device array; use asarray")
         _not_captured("an assignment")
+        if isinstance(value, ndarray):
+            _ordered(value)
         super().__setitem__(key, value)
 
 
 class _State:
     capturing: _Stream | None = None
+    current: list[_Stream] = []  # the stream in use, then those of with-blocks
+    unordered: list[tuple[ndarray, _Stream]] = []  # copied on another stream, and not waited for
+
+
+def _ordered(value: Any) -> None:
+    """What another stream copies may be read only behind its event."""
+    now = _State.current[-1] if _State.current else None
+    for array, stream in _State.unordered:
+        if stream is not now and np.may_share_memory(array, value):
+            raise CUDARuntimeError("a race: an array is read before the stream that copies it was waited for")
 
 
 def _not_captured(what: str) -> None:
@@ -100,7 +112,12 @@ def empty_like(array: Any) -> ndarray:
 
 
 def asarray(array: Any, dtype: Any = None) -> ndarray:
-    return array if isinstance(array, ndarray) and dtype is None else _device(np.asarray(array, dtype))
+    if isinstance(array, ndarray) and dtype is None:
+        return array
+    made = _device(np.asarray(array, dtype))
+    if _State.current and _State.current[-1] is not _State.current[0]:
+        _State.unordered.append((made, _State.current[-1]))
+    return made
 
 
 def asnumpy(array: Any) -> np.ndarray:
@@ -186,10 +203,21 @@ class _Stream:
         self.recorded: list[Any] = []
 
     def use(self) -> _Stream:
+        _State.current = [self]
         return self
 
     def synchronize(self) -> None:
         _not_captured("waiting")
+
+    def record(self) -> Any:
+        """An event: what was copied on this stream so far."""
+        _not_captured("an event")
+        return [a for a, stream in _State.unordered if stream is self]
+
+    def wait_event(self, event: Any) -> None:
+        """What follows on this stream comes behind the event."""
+        done = {id(a) for a in event}
+        _State.unordered = [(a, stream) for a, stream in _State.unordered if id(a) not in done]
 
     def begin_capture(self, mode: Any = None) -> None:
         if FAILURE == "no capture" or not self.non_blocking or _State.capturing is not None:
@@ -203,9 +231,11 @@ class _Stream:
         return _Graph(self.recorded)
 
     def __enter__(self) -> _Stream:
+        _State.current.append(self)
         return self
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *exc: object) -> None:
+        _State.current.pop()
 
 
 class _Graph:
