@@ -16,10 +16,8 @@ from child import Child, pinned
 from aevb_engine import bench, registry
 
 STEPS = {"W1": 400, "W2": 200, "W3": 300, "W4": 20, "W5": 200}  # in a block: about half a second
-UNTIL = {
-    "W3": 4000,
-    "W4": 240,
-}  # steps after which bounds are compared, where the rounds end before training has settled
+# Steps after which bounds are compared, where the rounds end before training has settled.
+UNTIL = {"W3": 4000, "W4": 240, "W5": 4000}
 EVALUATED = "W2"  # the model whose log-likelihoods are estimated too, and that is trained beside a busy process
 BUSY_CORES, BUSY_STEPS = 2, 100
 

@@ -168,7 +168,7 @@ def test_a_block_is_read_once(path: str, double: Any) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_next_tables_are_uploaded_beside_the_work(path: str, double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second block copies nothing from the host before it runs; without the event between the streams it is a race."""
+    """Nothing is copied from the host before the second block runs; without the event it would be a race."""
     straight, s = session(path), session(path)
     uploads: list[str] = []
     upload = type(s.backend).upload

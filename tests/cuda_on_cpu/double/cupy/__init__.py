@@ -11,7 +11,7 @@ import os
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -62,8 +62,8 @@ class ndarray(np.ndarray):
 
 class _State:
     capturing: _Stream | None = None
-    current: list[_Stream] = []  # the stream in use, then those of with-blocks
-    unordered: list[tuple[ndarray, _Stream]] = []  # copied on another stream, and not waited for
+    current: ClassVar[list[_Stream]] = []  # the stream in use, then those of with-blocks
+    unordered: ClassVar[list[tuple[ndarray, _Stream]]] = []  # copied on another stream, and not waited for
 
 
 def _ordered(value: Any) -> None:
