@@ -64,14 +64,20 @@ def _data(options: Options) -> dict[str, Any]:
     return {"dataset": "glyphs", "dataset_options": {"train": 5000, "test": 1000}}
 
 
-def session(backend: str, options: Options, config: dict[str, Any]) -> Any:
+def session(backend: str, options: Options, config: dict[str, Any], change: Any = None) -> Any:
+    """A prepared run; ``change``: of its data, once loaded."""
     from aevb_engine.experiment.config import RunConfig
     from aevb_engine.experiment.session import prepare
 
     given = {"batch_size": 100, "seed": 1, "backend": backend, **_data(options), **config}
     if options.small:
-        given |= {"hidden": (8,), "latent_dim": 2, "batch_size": 20, "steps": min(40, given["steps"])}
-    return prepare(RunConfig(**given))
+        given |= {
+            "hidden": (8,) * len(given["hidden"]),
+            "latent_dim": 2,
+            "batch_size": 20,
+            "steps": min(40, given["steps"]),
+        }
+    return prepare(RunConfig(**given), change=change)
 
 
 def train(made: Any, steps: int) -> Any:

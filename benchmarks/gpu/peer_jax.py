@@ -5,6 +5,8 @@ The mode is the precision of float32 products: highest is full float32, default 
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 import time
 from typing import Any
@@ -16,17 +18,33 @@ from peer_task import Task, answer, microseconds
 
 BLOCK = 100  # steps a call
 EPS = 1e-10  # of Adagrad, as in the engine
+LOG_2PI = math.log(2 * math.pi)
 
 
-def minus_bound(p: Any, x: Any, eps: Any) -> Any:
-    """Minus the mean bound."""
-    hidden = jnp.tanh(x @ p[0] + p[1])
-    mu, logvar = jnp.split(hidden @ p[2] + p[3], 2, axis=1)
+def minus_bound(task: Task, p: Any, x: Any, eps: Any) -> Any:
+    """Minus the mean bound: of one draw (B, Z), or L_k of draws (k, B, Z)."""
+    layers = list(zip(p[::2], p[1::2], strict=True))
+    depth = task.depth
+    hidden = x
+    for weight, bias in layers[:depth]:
+        hidden = jnp.tanh(hidden @ weight + bias)
+    weight, bias = layers[depth]
+    mu, logvar = jnp.split(hidden @ weight + bias, 2, axis=1)
     z = mu + jnp.exp(0.5 * logvar) * eps
-    logit = jnp.tanh(z @ p[4] + p[5]) @ p[6] + p[7]
-    logp = (x * logit - jax.nn.softplus(logit)).sum()
+    hidden = z
+    for weight, bias in layers[depth + 1 : 2 * depth + 1]:
+        hidden = jnp.tanh(hidden @ weight + bias)
+    heads = [hidden @ weight + bias for weight, bias in layers[2 * depth + 1 :]]
+    if task.gaussian:
+        residual = x - heads[0]
+        logp = -0.5 * (heads[1] + residual * residual * jnp.exp(-heads[1]) + LOG_2PI)
+    else:
+        logp = x * heads[0] - jax.nn.softplus(heads[0])
+    if eps.ndim == 3:
+        logw = logp.sum(2) + 0.5 * (eps * eps + logvar - z * z).sum(2)
+        return math.log(len(eps)) - jax.nn.logsumexp(logw, axis=0).mean()
     kl = -0.5 * (1 + logvar - mu * mu - jnp.exp(logvar)).sum()
-    return (kl - logp) / x.shape[0]
+    return (kl - logp.sum()) / x.shape[0]
 
 
 def update(task: Task, step: Any, p: Any, grads: Any, state: Any) -> tuple[Any, Any]:
@@ -53,7 +71,9 @@ class Training:
             step, key, p, state = carry
             key, draw = jax.random.split(key)
             x = data[index].astype(jnp.float32)
-            grads = jax.grad(minus_bound)(p, x, jax.random.normal(draw, (task.batch, task.latent)))
+            grads = jax.grad(functools.partial(minus_bound, task))(
+                p, x, jax.random.normal(draw, task.noise(task.batch))
+            )
             p, state = update(task, step + 1.0, p, grads, state)
             return (step + 1.0, key, p, state), None
 
@@ -79,10 +99,10 @@ class Training:
         jax.block_until_ready(self.carry)
 
     def bound(self) -> float:
-        """Of the test rows, with one draw each."""
+        """Of the test rows, with one draw each, or k."""
         x = jnp.asarray(self.task.test).astype(jnp.float32)
-        eps = jax.random.normal(jax.random.PRNGKey(2), (len(x), self.task.latent))
-        return -float(minus_bound(self.carry[2], x, eps))
+        eps = jax.random.normal(jax.random.PRNGKey(2), self.task.noise(len(x)))
+        return -float(minus_bound(self.task, self.carry[2], x, eps))
 
 
 def main() -> None:
@@ -100,7 +120,7 @@ def main() -> None:
         ready = time.perf_counter() - start
         training.run(training.task.steps)
         bound = training.bound()
-        us = microseconds(training.run, 2 * training.block)
+        us = microseconds(training.run, 2 * training.block, training.task.rounds)
         answer(out, found, name, us, bound, ready_seconds=round(ready, 2), steps=training.task.steps, device=device)
 
 

@@ -10,19 +10,28 @@ from typing import Any
 
 import numpy as np
 
-ROUNDS = 9
-
 
 class Task:
-    """A model 784-H-Z-H-784 with tanh and Bernoulli pixels, trained on given rows in a given order."""
+    """A model with tanh layers, trained on given rows in a given order.
+
+    ``parameters`` are weights (in, out) and biases in turn: ``depth`` hidden layers, the encoder's head (mu, logvar),
+    ``depth`` hidden layers, and the logits, or under ``gaussian`` mean and log-variance. Trained by the bound of one
+    draw, or by L_k of Burda et al. of k = ``samples`` draws.
+    """
 
     def __init__(self, file: str) -> None:
         with np.load(file) as stored:
             self.train, self.test, self.orders = stored["train"], stored["test"], stored["orders"]
             self.lr, self.latent, self.optimizer = float(stored["lr"]), int(stored["latent"]), str(stored["optimizer"])
+            self.samples, self.depth, self.rounds = (int(stored[n]) for n in ("samples", "depth", "rounds"))
+            self.gaussian = bool(stored["gaussian"])
             count = sum(n.startswith("parameter ") for n in stored.files)
             self.parameters = [stored[f"parameter {i}"] for i in range(count)]
         self.steps, self.batch = self.orders.shape
+
+    def noise(self, rows: int) -> tuple[int, ...]:
+        """The shape of the normal numbers for so many rows: (B, Z), or (k, B, Z) for L_k."""
+        return (self.samples, rows, self.latent) if self.samples > 1 else (rows, self.latent)
 
 
 def answer(out: str, found: dict[str, Any], name: str, us: float, bound: float, **more: Any) -> None:
@@ -34,10 +43,10 @@ def answer(out: str, found: dict[str, Any], name: str, us: float, bound: float, 
     temporary.replace(path)
 
 
-def microseconds(run: Callable[[int], None], steps: int) -> float:
+def microseconds(run: Callable[[int], None], steps: int, rounds: int) -> float:
     """Median of rounds; ``run(steps)`` returns when the device is done."""
     times = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter()
         run(steps)
         times.append((time.perf_counter() - start) / steps)

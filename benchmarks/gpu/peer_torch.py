@@ -6,6 +6,7 @@ graph: one whole step, gather to optimizer, captured and replayed.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -15,16 +16,34 @@ from peer_task import Task, answer, microseconds
 from torch.nn import functional
 
 EPS = 1e-10  # of Adagrad, as in the engine
+LOG_2PI = math.log(2 * math.pi)
+DEVICE = "cuda"  # peer_check.py looks at the models on the CPU
 
 
-def minus_bound(p: list[Any], x: Any, eps: Any) -> Any:
-    """Minus the bound, summed over the batch."""
-    hidden = torch.tanh(torch.addmm(p[1], x, p[0]))
-    mu, logvar = torch.addmm(p[3], hidden, p[2]).chunk(2, 1)
+def minus_bound(p: list[Any], x: Any, eps: Any, depth: int, gaussian: bool) -> Any:
+    """Minus the bound, summed over the batch: of one draw (B, Z), or L_k of draws (k, B, Z)."""
+    layers = list(zip(p[1::2], p[::2], strict=True))
+    hidden = x
+    for bias, weight in layers[:depth]:
+        hidden = torch.tanh(torch.addmm(bias, hidden, weight))
+    bias, weight = layers[depth]
+    mu, logvar = torch.addmm(bias, hidden, weight).chunk(2, 1)
     z = mu + torch.exp(0.5 * logvar) * eps
-    logit = torch.addmm(p[7], torch.tanh(torch.addmm(p[5], z, p[4])), p[6])
+    hidden = z.flatten(0, -2)
+    for bias, weight in layers[depth + 1 : 2 * depth + 1]:
+        hidden = torch.tanh(torch.addmm(bias, hidden, weight))
+    heads = [torch.addmm(bias, hidden, weight) for bias, weight in layers[2 * depth + 1 :]]
+    if eps.dim() == 3:
+        logit = heads[0].unflatten(0, eps.shape[:2])
+        loss = functional.binary_cross_entropy_with_logits(logit, x.expand_as(logit), reduction="none").sum(2)
+        logw = 0.5 * (eps * eps + logvar - z * z).sum(2) - loss
+        return len(x) * math.log(len(eps)) - torch.logsumexp(logw, 0).sum()
     kl = -0.5 * (1 + logvar - mu * mu - logvar.exp()).sum()
-    return functional.binary_cross_entropy_with_logits(logit, x, reduction="sum") + kl
+    if not gaussian:
+        return functional.binary_cross_entropy_with_logits(heads[0], x, reduction="sum") + kl
+    mean, spread = heads
+    residual = x - mean
+    return 0.5 * (spread + residual * residual * torch.exp(-spread) + LOG_2PI).sum() + kl
 
 
 class Adagrad:
@@ -64,14 +83,14 @@ class Training:
 
     def __init__(self, task: Task, mode: str) -> None:
         self.task = task
-        self.data, self.orders = (torch.as_tensor(a, device="cuda") for a in (task.train, task.orders))
-        self.first = [torch.as_tensor(a, device="cuda") for a in task.parameters]
+        self.data, self.orders = (torch.as_tensor(a, device=DEVICE) for a in (task.train, task.orders))
+        self.first = [torch.as_tensor(a, device=DEVICE) for a in task.parameters]
         self.parameters = [a.clone().requires_grad_() for a in self.first]
         made: Any = Adagrad(self.parameters, task.lr)
         if task.optimizer == "adam":
             made = Adam(self.parameters, task.lr, mode == "graph")
         self.optimizer = made
-        self.cursor = torch.zeros(1, dtype=torch.int64, device="cuda")
+        self.cursor = torch.zeros(1, dtype=torch.int64, device=DEVICE)
         self.loss = torch.compile(minus_bound, dynamic=False) if mode == "compiled" else minus_bound
         self.place = 0
         self.replay: Any = None
@@ -83,9 +102,14 @@ class Training:
 
     def _backward(self, index: Any) -> None:
         x = self.data.index_select(0, index).float()
-        eps = torch.randn(self.task.batch, self.task.latent, device="cuda")
-        (self.loss(self.parameters, x, eps) / self.task.batch).backward()
+        task = self.task
+        loss = self.loss(self.parameters, x, self.noise(task.batch), task.depth, task.gaussian) / task.batch
+        loss.backward()
         self.optimizer.step()
+
+    def noise(self, rows: int) -> Any:
+        """Normal numbers for so many rows."""
+        return torch.randn(self.task.noise(rows), device=DEVICE)
 
     def _captured_step(self) -> None:
         for p in self.parameters:
@@ -115,7 +139,7 @@ class Training:
         self.optimizer.reset()
         self.cursor.zero_()
         self.place = 0
-        torch.cuda.synchronize()
+        wait()
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
@@ -126,14 +150,20 @@ class Training:
                 p.grad = None
             self._backward(self.orders[self.place])
             self.place = (self.place + 1) % self.task.steps
-        torch.cuda.synchronize()
+        wait()
 
     def bound(self) -> float:
-        """Of the test rows, with one draw each."""
-        x = torch.as_tensor(self.task.test, device="cuda").float()
+        """Of the test rows, with one draw each, or k."""
+        task = self.task
+        x = torch.as_tensor(task.test, device=DEVICE).float()
         with torch.no_grad():
-            eps = torch.randn(len(x), self.task.latent, device="cuda")
-            return -float(minus_bound(self.parameters, x, eps)) / len(x)
+            return -float(minus_bound(self.parameters, x, self.noise(len(x)), task.depth, task.gaussian)) / len(x)
+
+
+def wait() -> None:
+    """Until the device is done."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def main() -> None:
@@ -148,7 +178,7 @@ def main() -> None:
         ready = time.perf_counter() - start
         training.run(training.task.steps)
         bound = training.bound()
-        us = microseconds(training.run, min(200, training.task.steps))
+        us = microseconds(training.run, min(200, training.task.steps), training.task.rounds)
         answer(out, found, name, us, bound, ready_seconds=round(ready, 2), steps=training.task.steps)
 
 

@@ -1,7 +1,9 @@
-"""PyTorch and JAX on W1 and W2: the same data, batches, initial parameters and learning rates, each in its own process.
+"""PyTorch and JAX on W1 to W5: the same data, batches, initial parameters and learning rates, each in its own process.
 
-Noise is each framework's own. Compared are microseconds a step and the held-out bound after the same number of steps;
-products are in full float32 everywhere, and JAX is measured with its default precision, too (TF32 on such devices).
+Noise is each framework's own. Compared are microseconds a step and the held-out bound after the same number of steps
+(of W5, L_5); products are in full float32 everywhere, and JAX is measured with its default precision, too (TF32 on such
+devices). W1 and W2 come first for everyone; then the others with fewer rounds, as far as the time goes: ``left_out``
+names what was not reached. ``peer_check.py`` holds the models against this engine's gradients on the CPU.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from timing import Clock
 from workloads import current
 
 STEPS = 1000
+PATHS = ("eager", "graph", "persistent")
 CHILDREN = {  # name: (package, script, mode, seconds at most)
     "PyTorch eager": ("torch", "peer_torch.py", "eager", 50),
     "PyTorch CUDA graph": ("torch", "peer_torch.py", "graph", 50),
@@ -28,34 +33,76 @@ CHILDREN = {  # name: (package, script, mode, seconds at most)
     "PyTorch compiled": ("torch", "peer_torch.py", "compiled", 100),
     "JAX scan, default precision": ("jax", "peer_jax.py", "default", 50),
 }
-WORK = {
+WORK: dict[str, dict[str, Any]] = {
     "W1": {"hidden": (100,), "latent_dim": 2, "optimizer": "adagrad", "lr": 0.02},
     "W2": {"hidden": (500,), "latent_dim": 20, "optimizer": "adam", "lr": 0.001},
-}
+    "W3": {
+        "hidden": (200,), "latent_dim": 5, "optimizer": "adam", "lr": 0.001,
+        "decoder": "gaussian", "decoder_options": {"mean": "linear", "min_logvar": None},
+        "dataset": "simulated-normal", "dataset_options": {"train": 100, "test": 20},  # replaced by ``grey``
+    },
+    "W4": {"hidden": (500,), "latent_dim": 20, "optimizer": "adam", "lr": 0.001, "batch_size": 1000},
+    "W5": {
+        "hidden": (200, 200), "latent_dim": 50, "optimizer": "adam", "lr": 0.001, "batch_size": 20,
+        "objective": "iwae", "samples": 5,
+    },
+}  # fmt: skip
+TURNS = ((("W1", "W2"), 9), (("W5", "W3", "W4"), 5))  # workloads, and rounds of each
+SMALL_TURNS = ((("W1",), 2), (("W5", "W3"), 2))
+TEST_ROWS = 400  # of W3
 
 
 def run(record: Record, options: Options) -> None:
-    files = {name: options.work / f"peer-{name}.npz" for name in WORK}
-    figures: dict[str, Any] = {}
-    for path in ("eager", "graph", "persistent"):
-        figures[f"this engine, {path}"] = {n: ours(n, files[n], options, path) for n in WORK}
-        record.note(figures=figures, steps=STEPS)
-    for name, (package, script, mode, seconds) in CHILDREN.items():
-        if absent([package]):
-            figures[name] = {"error": f"{package} is not installed"}
-        elif options.left() < 15:
-            figures[name] = {"error": "no time left"}
-        else:
-            out = options.work / f"{name}.json"
-            command = [sys.executable, str(HERE / script), mode, str(out), *(f"{n}={f}" for n, f in files.items())]
-            figures[name] = child(command, out, min(seconds, options.left() - 5))
-        for workload, figure in figures[name].items():
-            told = figure if isinstance(figure, str) else f"{figure['us_per_step']} us, bound {figure['bound']:.2f}"
-            say(f"  {name}, {workload}: {told.splitlines()[-1]}")
-        record.note(figures=figures)
+    figures: dict[str, Any] = {who: {} for who in (*(f"this engine, {path}" for path in PATHS), *CHILDREN)}
+    turns = SMALL_TURNS if options.small else TURNS
+
+    def note() -> None:
+        wanted = [(who, name) for names, _ in turns for who in figures for name in names]
+        left_out = [f"{who}, {name}" for who, name in wanted if name not in figures[who]]
+        record.note(figures=figures, steps=STEPS, rounds=dict(turns_told(turns)), left_out=left_out)
+
+    for names, rounds in turns:
+        files = {name: options.work / f"peer-{name}.npz" for name in names}
+        for name in names:
+            for path in PATHS:
+                who = figures[f"this engine, {path}"]
+                _enter(who, name, partial(ours, name, files[name], options, path, rounds), options)
+                note()
+        for who, (package, script, mode, seconds) in CHILDREN.items():
+            told = " ".join(names)
+            there = [f"{n}={f}" for n, f in files.items() if f.exists()]
+            if absent([package]):
+                found: dict[str, Any] = {f"error {told}": f"{package} is not installed"}
+            elif not there or options.left() < 15:
+                found = {f"error {told}": "no time left"}
+            else:
+                out = options.work / f"{who} {names[0]}.json"
+                command = [sys.executable, str(HERE / script), mode, str(out), *there]
+                found = child(command, out, min(seconds, options.left() - 5), told)
+            for workload, figure in found.items():
+                line = figure if isinstance(figure, str) else f"{figure['us_per_step']} us, bound {figure['bound']:.2f}"
+                say(f"  {who}, {workload}: {line.splitlines()[-1]}")
+            figures[who] |= found
+            note()
 
 
-def child(command: list[str], out: Path, seconds: float) -> dict[str, Any]:
+def turns_told(turns: Any) -> list[tuple[str, int]]:
+    """Rounds by workload."""
+    return [(name, rounds) for names, rounds in turns for name in names]
+
+
+def _enter(figures: dict[str, Any], name: str, question: Any, options: Options) -> None:
+    """The figure, or under another name why there is none; the rest goes on."""
+    if options.left() < 20 and not options.small:
+        figures[f"error {name}"] = "no time left"
+        return
+    try:
+        figures[name] = question()
+    except Exception as error:
+        figures[f"error {name}"] = f"{type(error).__name__}: {error}"[:500]
+
+
+def child(command: list[str], out: Path, seconds: float, names: str) -> dict[str, Any]:
     """What it wrote, and how it ended if not well."""
     problem = ""
     try:
@@ -67,37 +114,75 @@ def child(command: list[str], out: Path, seconds: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(out.read_text(encoding="utf-8"))
-    return found | ({"error": problem} if problem else {})
+    return found | ({f"error {names}": problem} if problem else {})
 
 
-def ours(name: str, file: Path, options: Options, path: str) -> dict[str, Any]:
-    """This engine on the workload; leaves the task for the peers in ``file``."""
-    from parity import session, train
+def grey(name: str, small: bool) -> Any:
+    """What replaces the loaded data: of W3 grey rows drawn as for the benchmarks on the CPU, some of them held out."""
+    if name != "W3":
+        return None
 
-    config = {**WORK[name], "steps": STEPS, "trainer": path}
-    made = session("gpu", options, config)
-    trainer = made.trainer
-    steps = made.config.steps
+    def change(dataset: Any) -> Any:
+        from aevb_engine import bench
+        from aevb_engine.data.dataset import Dataset
+
+        workload = bench.WORKLOADS["W3"]
+        train = 200 if small else workload.rows
+        rows = bench.draw(replace(workload, rows=train + TEST_ROWS, dim=40 if small else workload.dim))
+        return Dataset("drawn grey rows", rows[:train], rows[train:])
+
+    return change
+
+
+def begun(backend: str, name: str, options: Options, config: dict[str, Any]) -> Any:
+    """This engine on the workload, before the first step."""
+    from parity import session
+
+    made = session(backend, options, {**WORK[name], "steps": STEPS, **config}, grey(name, options.small))
+    if made.dataset.scale != 1 or made.dataset.dynamic or made.trainer.step:
+        raise ValueError(f"{made.dataset.name}: the peers read the rows as they are")
+    return made
+
+
+def leave(made: Any, name: str, file: Path, rounds: int) -> None:
+    """The task for the peers."""
+    config = made.config
     parameters = {n: made.backend.download(p.theta.array) for n, p in made.model.parameters.named.items()}
     np.savez(
         file,
         train=made.dataset.train,
         test=made.dataset.test,
-        orders=trainer.order.rows(0, steps),
-        lr=np.float64(made.config.lr),
-        latent=np.int64(made.config.latent_dim),
-        optimizer=np.array(made.config.optimizer),
+        orders=made.trainer.order.rows(0, config.steps),
+        lr=np.float64(config.lr),
+        latent=np.int64(config.latent_dim),
+        samples=np.int64(config.samples),
+        depth=np.int64(len(config.hidden)),
+        rounds=np.int64(rounds),
+        gaussian=np.bool_(config.decoder == "gaussian"),
+        optimizer=np.array(config.optimizer),
         **{f"parameter {i}": a for i, a in enumerate(parameters.values())},
     )
+
+
+def ours(name: str, file: Path, options: Options, path: str, rounds: int) -> dict[str, Any]:
+    """This engine on the workload; leaves the task for the peers in ``file``."""
+    from parity import train
+
+    made = begun("gpu", name, options, {"trainer": path})
+    trainer, steps = made.trainer, made.config.steps
+    if not file.exists():
+        leave(made, name, file, rounds)
     train(made, steps)
-    bound = float(made.test.run()[:, 0].mean())
+    bound = float((made.test_k or made.test).run()[:, 0].mean())
     current(made.backend)
     block = 5 if options.small else min(500, trainer.block)
     clock = Clock(made.backend)
-    times = [clock.wall(lambda: trainer.advance(block)) / block for _ in range(2 if options.small else 15)]
+    times = [clock.wall(lambda: trainer.advance(block)) / block for _ in range(rounds)]
+    made.backend.close()
     return {
         "us_per_step": round(float(np.median(times)) * 1e6, 2),
         "bound": bound,
         "steps": steps,
         "trainer": made.config.trainer,
+        "dataset": made.dataset.name,
     }

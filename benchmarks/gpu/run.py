@@ -32,11 +32,11 @@ SECTIONS = {  # name: seconds at most; the most important first
     "noise_bits": 40,
     "kernels": 150,
     "parity": 130,
-    "trainers": 150,
+    "trainers": 170,
     "quiet": 50,
     "speed": 90,
     "questions": 60,
-    "peers": 240,
+    "peers": 330,
 }
 PROMISED = (
     "noise_bits",
@@ -240,6 +240,13 @@ class Proof:
             for w, kinds in ways.items()
             for kind, f in kinds.items()
             if "wall_us" in f
+        ]
+        burda = self.result["sections"].get("trainers", {}).get("findings", {}).get("burda", {})
+        lines += [
+            f"Burda et al., {burda['schedule_steps']} steps: {f['projected_seconds']:.0f} s projected from "
+            f"{f['measured_steps']} steps, {f['us_per_step']:.1f} us a step: {path}"
+            for path, f in burda.items()
+            if isinstance(f, dict)
         ]
         peers = self.result["sections"].get("peers", {}).get("findings", {}).get("figures", {})
         for who, figures in peers.items():

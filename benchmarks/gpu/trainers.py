@@ -3,8 +3,8 @@
 Promised for each path: the gradient of the first step to 1e-5 of the CPU's by norm, the bounds of 50 steps to 1e-3
 nats, the same bits in a resumed run; the same bits from graph and persistent kernel, and from replicas side by side and
 alone. Measured: microseconds a step with tables filled and metrics read as in training, and on the device alone, in
-float32 and with products in TF32; the paper's MNIST run of 60,000 steps; replicas. ``figures`` are rows of
-``aevb_engine/cuda/measured.py``.
+float32 and with products in TF32; the paper's MNIST run of 60,000 steps; replicas; and, projected from a stretch, the
+whole schedule of Burda et al. ``figures`` are rows of ``aevb_engine/cuda/measured.py``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ from workloads import current, trainer, workloads
 PATHS = ("eager", "graph", "persistent")
 PAPER = {"hidden": (100,), "latent_dim": 2, "optimizer": "adagrad", "lr": 0.02}
 PAPER_STEPS = 60_000
+# Burda, Grosse & Salakhutdinov (2016, section 5), one stochastic layer, k = 1: 3^i passes over the data at the learning
+# rate 0.001 * 10^(-i/7), i = 0 .. 7; Adam with eps 1e-4.
+BURDA = {"hidden": (200, 200), "latent_dim": 50, "optimizer": "adam", "lr": 0.001, "batch_size": 20,
+         "initial": "glorot", "optimizer_options": {"eps": 1e-4}}  # fmt: skip
+BURDA_PASSES = [3**i for i in range(8)]
+BURDA_PASS = 60_000 // 20  # steps, of MNIST's training rows
+BURDA_SECONDS = 4.0  # of the stretch that is timed
 
 
 def run(record: Record, options: Options) -> None:
@@ -47,6 +54,7 @@ def run(record: Record, options: Options) -> None:
         say(f"  {name}: " + ", ".join(f"{kind} {us:.1f} us" for kind, us in fast.items()))
     record.attempt("paper", lambda: paper(options))
     record.attempt("replicas", lambda: replicas(record, clock, backend, options))
+    record.attempt("burda", lambda: burda(options))
     backend.close()
 
 
@@ -186,5 +194,38 @@ def paper(options: Options) -> dict[str, Any]:
         found[path] = {"trainer": made.config.trainer, "dataset": made.config.dataset, "steps": steps,
                        "seconds": round(seconds, 3), "test_bound": float(made.test.run()[:, 0].mean())}  # fmt: skip
         say(f"  {made.config.dataset}, {path}: {steps} steps in {seconds:.1f} s")
+        made.backend.close()
+    return found
+
+
+def burda(options: Options) -> dict[str, Any]:
+    """Microseconds a step of a stretch as in training, without evaluation; the schedule's seconds are a product."""
+    ends = np.cumsum(BURDA_PASSES) * BURDA_PASS
+    schedule = f"steps:{','.join(map(str, ends[:-1]))}:{10 ** (-1 / 7)!r}"
+    total = int(ends[-1])
+    found: dict[str, Any] = {
+        "projected": "projected_seconds = us_per_step * schedule_steps; the schedule itself was not run",
+        "schedule_steps": total, "passes": sum(BURDA_PASSES), "lr_schedule": schedule,
+    }  # fmt: skip
+    for path in PATHS:
+        if options.left() < 30 and not options.small:
+            found[path] = "no time left"
+            continue
+        made = session("gpu", options, {**BURDA, "steps": total, "lr_schedule": schedule, "trainer": path})
+        trainer = made.trainer
+        block = 5 if options.small else trainer.block
+        for _ in range(2):
+            trainer.advance(block)
+        first, start, seconds = trainer.step, time.perf_counter(), 0.0
+        while seconds < (0 if options.small else BURDA_SECONDS) or trainer.step == first:
+            trainer.advance(block)
+            seconds = time.perf_counter() - start
+        steps = trainer.step - first
+        found[path] = {"trainer": made.config.trainer, "dataset": made.config.dataset,
+                       "objective": made.config.objective, "measured_steps": steps,
+                       "measured_seconds": round(seconds, 3),
+                       "us_per_step": round(seconds / steps * 1e6, 2),
+                       "projected_seconds": round(seconds / steps * total, 1)}  # fmt: skip
+        say(f"  Burda et al., {path}: {total} steps would take {seconds / steps * total:.0f} s (from {steps} steps)")
         made.backend.close()
     return found

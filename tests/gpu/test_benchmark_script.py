@@ -52,7 +52,7 @@ def part(name: str) -> ModuleType:
 @pytest.mark.timeout(500)
 def test_every_section_through_the_double(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    sections = ["noise_bits", "kernels", "parity", "trainers", "quiet", "speed", "questions"]
+    sections = ["noise_bits", "kernels", "parity", "trainers", "quiet", "speed", "questions", "peers"]
     done = command("--output", output, "--sections", ",".join(sections), "--commit", "abc")
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(output.read_text())
@@ -75,8 +75,40 @@ def test_every_section_through_the_double(tmp_path: Path) -> None:
     assert {f["path"] for f in ways["figures"]} == {"eager", "graph", "persistent"}
     assert {path: f["trainer"] for path, f in ways["paper"].items()} == {p: p for p in ways["paper"]}
     assert ways["replicas"]["2"]["wall_us"] > 0
+    burda = ways["burda"]
+    assert (burda["schedule_steps"], burda["passes"]) == (9_840_000, 3280)
+    for path in ("eager", "graph", "persistent"):
+        stretch = burda[path]
+        assert stretch["trainer"] == path
+        assert stretch["projected_seconds"] == pytest.approx(stretch["us_per_step"] * 9.84, rel=0.01)
+    peers = found["peers"]["findings"]
+    for path in ("eager", "graph", "persistent"):
+        figures = peers["figures"][f"this engine, {path}"]
+        assert set(figures) == {"W1", "W3", "W5"}, figures
+        assert {f["trainer"] for f in figures.values()} == {path}
+    for who, figures in peers["figures"].items():  # no peer runs on the double, and the file says so
+        if "engine" not in who:
+            assert set(figures) == {"error W1", "error W5 W3"}
+            assert {f"{who}, W1", f"{who}, W3", f"{who}, W5"} <= set(peers["left_out"])
     assert "error" not in found["questions"]["findings"]["products"]
     assert done.stdout.splitlines()[-1].startswith("passed; ")
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("package", ["torch", "jax"])
+def test_the_peers_compute_the_same_bounds_and_gradients(package: str) -> None:
+    """Tiny models on the CPU, the engine's own noise: float32 rounding alone is left."""
+    pytest.importorskip(package)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT / "peer_check.py"), package], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    errors = json.loads(done.stdout.splitlines()[-1])
+    assert set(errors) == {"W1", "W2", "W3", "W4", "W5"}
+    for name, found in errors.items():
+        assert found["bound"] < 1e-5, name
+        assert found["gradient"] < 1e-5, name  # as promised of every path
+        assert found["step"] < 1e-3, name  # Adam's first step is a sign: what is nearly zero may differ
 
 
 @pytest.mark.parametrize("state", ["no device", "no driver", "no library"])
