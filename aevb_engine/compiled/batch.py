@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.jit import compiled
+from aevb_engine.jit import compiled, inlined
+
+
+def _pick(row: Any, runs: Any, live: Any) -> None:
+    """The columns ``runs[i, 0]`` to ``runs[i, 1]`` of a row, one run after the other."""
+    at = 0
+    for i in range(runs.shape[0]):
+        lo, count = runs[i, 0], runs[i, 1] - runs[i, 0]
+        part, into = row[lo : lo + count], live[at : at + count]
+        for c in range(count):
+            into[c] = part[c]
+        at += count
 
 
 @cache
@@ -26,35 +37,26 @@ def gather() -> Any:
 @cache
 def gather_runs() -> Any:
     """``loop(data, index, scale, runs, x, live)``: the same, and the columns of the runs beside one another in live."""
+    pick = inlined(_pick)
 
     def loop(data: Any, index: Any, scale: Any, runs: Any, x: Any, live: Any) -> None:
         for r in range(x.shape[0]):
-            source, row, out, at = data[index[r]], x[r], live[r], 0
+            source, row = data[index[r]], x[r]
             for c in range(row.size):
                 row[c] = scale * np.float32(source[c])
-            for i in range(runs.shape[0]):
-                lo, count = runs[i, 0], runs[i, 1] - runs[i, 0]
-                part, into = row[lo : lo + count], out[at : at + count]
-                for c in range(count):
-                    into[c] = part[c]
-                at += count
+            pick(row, runs, live[r])
 
     return compiled(loop)
 
 
 @cache
 def select_columns() -> Any:
-    """``loop(x, runs, live)``: the columns ``runs[i, 0]`` to ``runs[i, 1]`` of x, one run after the other."""
+    """``loop(x, runs, live)``: the columns of the runs of x beside one another in live."""
+    pick = inlined(_pick)
 
     def loop(x: Any, runs: Any, live: Any) -> None:
         for r in range(x.shape[0]):
-            row, out, at = x[r], live[r], 0
-            for i in range(runs.shape[0]):
-                lo, count = runs[i, 0], runs[i, 1] - runs[i, 0]
-                part, into = row[lo : lo + count], out[at : at + count]
-                for c in range(count):
-                    into[c] = part[c]
-                at += count
+            pick(x[r], runs, live[r])
 
     return compiled(loop)
 

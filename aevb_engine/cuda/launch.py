@@ -26,6 +26,12 @@ TYPES = {
 HEAD = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\(([^)]*)\)')
 
 
+def address(array: Any) -> int:
+    """Where an array begins: on the device, or for the double of CuPy on the host."""
+    pointer = getattr(array.data, "ptr", None)
+    return int(array.ctypes.data if pointer is None else pointer)
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch: ``module.get_function(name)(grid, block, args)``; no dynamic shared memory is used.

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from aevb_engine.cuda.launch import Source, rows
-from aevb_engine.cuda.source import PREFIX, at, fill
+from aevb_engine.cuda.source import PREFIX, at, fill, parameter
 
 
 class Head(Protocol):
@@ -83,7 +83,7 @@ def likelihood(plugin: Likelihood, gradient: bool, bias: bool = False, label: st
     loads: list[str] = []
     for i, head in heads:
         finish = bias and head.source == "affine"
-        parameters.append(_array(f"head{i}", _letters(head), head.group > 1 and finish))
+        parameters.append(parameter(f"head{i}", _letters(head), head.group > 1 and finish))
         if finish:
             parameters.append(f"const T* bias{i}_, int bias{i}_w")
         loads += _load(i, head, finish)
@@ -92,10 +92,10 @@ def likelihood(plugin: Likelihood, gradient: bool, bias: bool = False, label: st
     if gradient:
         for i, head in heads:
             if head.group > 1:
-                parameters.append(_array(f"dhead{i}", "bldk", True))
+                parameters.append(parameter(f"dhead{i}", "bldk", True))
                 backward.append(f"T* const dhead{i} = &{at(f'dhead{i}', 'bld')};")
             else:
-                parameters.append(_array(f"dhead{i}", "bld", True))
+                parameters.append(parameter(f"dhead{i}", "bld", True))
                 backward.append(f"T dhead{i};")
         given = [f"head{i}" for i, _ in heads] + [f"dhead{i}" for i, _ in heads]
         backward.append(f"{label}::log_prob_backward<T>(x, {', '.join(given)});")
@@ -116,10 +116,6 @@ def likelihood(plugin: Likelihood, gradient: bool, bias: bool = False, label: st
 def _letters(head: Head) -> str:
     axes = {"affine": "bld", "per_dim": "d", "scalar": ""}[head.source]
     return axes + "k" if head.group > 1 else axes
-
-
-def _array(name: str, letters: str, written: bool) -> str:
-    return ", ".join([f"{'' if written else 'const '}T* {name}_", *(f"int {name}_{letter}" for letter in letters)])
 
 
 def _load(i: int, head: Head, finish: bool) -> list[str]:

@@ -27,10 +27,10 @@ import numpy as np
 
 from aevb_engine.cuda import lower
 from aevb_engine.cuda.handwritten import sources
-from aevb_engine.cuda.launch import Parameter
+from aevb_engine.cuda.launch import Parameter, address
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
-from aevb_engine.cuda.product import Product, address, parts_of, view
+from aevb_engine.cuda.product import Product, parts_of, view
 from aevb_engine.cuda.rows import Backward, Forward, choose, dense, plain
 from aevb_engine.cuda.source import generate
 from aevb_engine.kernels.rows import sum_of_parts

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.cuda.launch import Dim, Shape, Sizes, Source
+from aevb_engine.cuda.launch import Dim, Shape, Sizes, Source, address
 from aevb_engine.cuda.likelihood import Likelihood
 from aevb_engine.cuda.optimizer import Optimizer
-from aevb_engine.cuda.source import PREFIX, fill
+from aevb_engine.cuda.source import PREFIX, fill, parameter
 from aevb_engine.cuda.source import at as element_at
 from aevb_engine.kernel import Kernel
 
@@ -125,12 +125,6 @@ def view(array: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     return address(array), tuple(array.shape), strides
 
 
-def address(array: Any) -> int:
-    """The device pointer of an array, the host's for host arrays."""
-    pointer = getattr(array.data, "ptr", None)
-    return int(array.ctypes.data if pointer is None else pointer)
-
-
 @dataclass(frozen=True)
 class _Given:
     """A parameter of the epilogue: an array with its axes, or a constant (``letters`` is "const")."""
@@ -197,15 +191,15 @@ class Product:
 
     def text(self) -> tuple[Source, tuple[Any, ...]]:
         """The source and what it is launched with."""
-        parameters, given = [_parameter("a", "mk"), _parameter("b0", "kc")], [self.a, self.factors[0]]
+        parameters, given = [parameter("a", "mk"), parameter("b0", "kc")], [self.a, self.factors[0]]
         for i, b in enumerate(self.factors[1:], 1):
-            parameters.append(_parameter(f"b{i}", "kc"))
+            parameters.append(parameter(f"b{i}", "kc"))
             given.append(b)
         if self.last is not None:
-            parameters.append(_parameter("last", "k"))
+            parameters.append(parameter("last", "k"))
             given.append(self.last)
         for g in self.given:
-            parameters.append(f"T {g.name}" if g.letters == "const" else _parameter(g.name, g.letters, g.written))
+            parameters.append(f"T {g.name}" if g.letters == "const" else parameter(g.name, g.letters, g.written))
             given.append(g.value)
         letters = {letter for g in self.given if g.letters != "const" for letter in g.letters}
         parameters.append(", ".join(f"int size_{x}" for x in ("m", "k", "c", "r", *sorted(letters - set("rc")))))
@@ -367,7 +361,3 @@ def _along(array: Any, axis: int) -> bool:
     """Whether neighbours along this axis of two are neighbours in memory, rather than those along the other."""
     (n, s), (m, t) = ((array.shape[i], array.strides[i]) for i in (axis, 1 - axis))
     return bool(n > 1 and (m == 1 or s <= t))
-
-
-def _parameter(name: str, letters: str, written: bool = False) -> str:
-    return ", ".join([f"{'' if written else 'const '}T* {name}_", *(f"int {name}_{letter}" for letter in letters)])

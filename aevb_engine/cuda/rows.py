@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from aevb_engine.cuda import product
-from aevb_engine.cuda.launch import HEAD, Dim, Shape, Sizes, Source
-from aevb_engine.cuda.product import MULTIPROCESSORS, Product, _parameter, address
-from aevb_engine.cuda.source import PREFIX, fill
+from aevb_engine.cuda.launch import HEAD, Dim, Shape, Sizes, Source, address
+from aevb_engine.cuda.product import MULTIPROCESSORS, Product
+from aevb_engine.cuda.source import PREFIX, fill, parameter
 from aevb_engine.operation import Buffer
 
 ROWS = (1, 2, 4, 8)  # data points of a block
@@ -203,7 +203,7 @@ class _Joined(Product):
         parameters = [p for p, _ in self._fixed]
         given = [v for _, v in self._fixed]
         for g in self.given:
-            parameters.append(f"T {g.name}" if g.letters == "const" else _parameter(g.name, g.letters, g.written))
+            parameters.append(f"T {g.name}" if g.letters == "const" else parameter(g.name, g.letters, g.written))
             given.append(g.value)
         parameters += [f"int size_{letter}" for letter in sizes]
         values = {

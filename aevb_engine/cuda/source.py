@@ -169,6 +169,11 @@ def at(name: str, letters: str) -> str:
     return f"{name}_[{' + '.join(terms) or '0'}]"
 
 
+def parameter(name: str, letters: str, written: bool = False) -> str:
+    """The parameters of an array: its pointer and a stride for each axis."""
+    return ", ".join([f"{'' if written else 'const '}T* {name}_", *(f"int {name}_{letter}" for letter in letters)])
+
+
 def parameters(kernel: Kernel, size: str) -> str:
     """Each array with its strides, each constant, in the order of the signature; then the sizes."""
     items = []
@@ -176,8 +181,7 @@ def parameters(kernel: Kernel, size: str) -> str:
         if a.shape == "const":
             items.append(f"T {a.name}")
         elif not a.scratch:
-            items.append(f"{'' if a.output else 'const '}T* {a.name}_")
-            items += [f"int {a.name}_{letter}" for letter in a.letters]
+            items.append(parameter(a.name, a.letters, a.output))
     return ", ".join([*items, *(f"{size} size_{letter}" for letter in kernel.space)])
 
 

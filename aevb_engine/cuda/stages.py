@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.cuda.launch import Launch, Source
+from aevb_engine.cuda.launch import Launch, Source, address
 from aevb_engine.cuda.lower import Text
 from aevb_engine.cuda.product import MULTIPROCESSORS
 from aevb_engine.operation import Rows
@@ -58,12 +58,6 @@ def members(items: Sequence[Any], rows: Rows) -> list[Member]:
             raise TypeError(f"{item.source.name}: blocks of {' x '.join(map(str, block))} threads, not of {THREADS}")
         out.append(member)
     return out
-
-
-def address(array: Any) -> int:
-    """Where an array begins, on the device or (for the double of CuPy) on the host."""
-    pointer = getattr(array.data, "ptr", None)
-    return int(array.ctypes.data if pointer is None else pointer)
 
 
 @dataclass(frozen=True)

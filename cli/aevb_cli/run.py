@@ -126,19 +126,8 @@ def run(ctx: click.Context, /, **values: Any) -> None:
         vary = parse_vary(values["vary"])
         return start(config, values["replicas"], output, vary=vary, display=display, stop=stop)
 
+    shown = {name: values[name] for name in ("as_json", "quiet", "verbose")} | {"figures": not values["no_figures"]}
     if values["replicas"] is not None or values["vary"]:
-        work_many(
-            begin_many,
-            as_json=values["as_json"],
-            quiet=values["quiet"],
-            verbose=values["verbose"],
-            figures=not values["no_figures"],
-        )
-        return
-    work(
-        begin,
-        as_json=values["as_json"],
-        quiet=values["quiet"],
-        verbose=values["verbose"],
-        figures=not values["no_figures"],
-    )
+        work_many(begin_many, **shown)
+    else:
+        work(begin, **shown)
