@@ -209,7 +209,7 @@ class _Study:
                     "seen": trainer.seen,
                     "epochs": trainer.seen / trainer.count,
                     "steps": trainer.step,
-                    "seconds": round(seconds, 3),
+                    "seconds": round(seconds, 6),
                     **{split: self._estimate(session, judges[split], split) for split in SPLITS},
                 }
             )
