@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,9 @@ class CupyBackend:
             for _ in range(times):
                 for call in calls:
                     call()
+
+    def repeat(self, phases: Sequence[Sequence[Sequence[Call]]]) -> Callable[[int], None]:
+        return partial(self.run, phases)
 
     def close(self) -> None:
         self.stream.synchronize()

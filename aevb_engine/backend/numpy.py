@@ -1,7 +1,8 @@
-"""The reference backend: NumPy arrays, and Python threads over rows and parameters with BLAS at one thread.
+"""The reference backend: NumPy arrays, and workers over rows and parameters with BLAS at one thread.
 
-NumPy and BLAS release the interpreter lock, so threads that each own a share of the rows run side by side. BLAS threads
-of its own would spin and collapse on a busy machine; shares of fixed size give the same bits in every run.
+Each worker owns a share of the rows, then one of the parameters; shares of fixed size give the same bits in every run.
+What is run many times, a training step, is run by processes (``crew.py``) where the system allows that, and else by
+threads: NumPy and BLAS release the interpreter lock. BLAS threads would spin and collapse on a busy machine.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,9 @@ import numpy.typing as npt
 import threadpoolctl
 
 from aevb_engine import jit
+from aevb_engine.backend import crew
 from aevb_engine.backend.base import Call, Plan, Replay
+from aevb_engine.backend.shared import shared_zeros
 from aevb_engine.errors import BackendError
 from aevb_engine.operation import Operation, Rows
 
@@ -28,7 +34,7 @@ BUFFER = 496
 
 
 class NumpyBackend:
-    """NumPy on the CPU with ``threads`` workers (the calling thread is the first)."""
+    """NumPy on the CPU with ``threads`` workers (the caller is the first)."""
 
     name = "cpu"
     xp: Any = np
@@ -37,10 +43,13 @@ class NumpyBackend:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or physical_cores()
         self._workers: list[_Worker] = []
+        self._shared = self.threads > 1 and crew.possible()
+        self._repeated: weakref.WeakSet[_Repeated] = weakref.WeakSet()
         self._blas = threadpoolctl.ThreadpoolController()
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
-        return np.zeros(shape, dtype)  # zeros: padding is never read from uninitialized memory
+        # Zeros: padding is never read from uninitialized memory.
+        return shared_zeros(shape, dtype) if self._shared else np.zeros(shape, dtype)
 
     def upload(self, array: npt.NDArray[Any]) -> Any:
         return np.ascontiguousarray(array)
@@ -69,9 +78,7 @@ class NumpyBackend:
     def run(self, phases: Sequence[Sequence[Sequence[Call]]], times: int) -> None:
         while len(self._workers) < max(map(len, phases)) - 1:
             self._workers.append(_Worker())
-        # Overflow and invalid values are looked for by the trainer, by step; a warning a kernel would say less.
-        with self._blas.limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
-            np.setbufsize(BUFFER)
+        with self.one_thread():
             for _ in range(times):
                 for shares in phases:
                     busy = self._workers[: len(shares) - 1]
@@ -86,10 +93,65 @@ class NumpyBackend:
                     for worker in busy:
                         worker.check()
 
+    def repeat(self, phases: Sequence[Sequence[Sequence[Call]]]) -> Callable[[int], None]:
+        if not self._shared or max(map(len, phases)) == 1:
+            return partial(self.run, phases)
+        repeated = _Repeated(self, phases)
+        self._repeated.add(repeated)
+        return repeated
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """BLAS at one thread, and the array module as kernels want it."""
+        with self._blas.limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
+            _quiet()
+            yield
+
     def close(self) -> None:
+        for repeated in self._repeated:
+            repeated.close()
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
+
+
+def _quiet() -> None:
+    """For this thread or process: overflow and invalid values are looked for by the trainer, by step."""
+    np.seterr(all="ignore")
+    np.setbufsize(BUFFER)
+
+
+class _Repeated:
+    """Phases run by a crew of processes, but for the first time: what compiles then does so once, for all of them."""
+
+    def __init__(self, backend: NumpyBackend, phases: Sequence[Sequence[Sequence[Call]]]) -> None:
+        self._backend = backend
+        self._phases = phases
+        self._crew: crew.Crew | None = None
+        self._warm = False
+        self._possible = True
+
+    def __call__(self, times: int) -> None:
+        if not self._warm:
+            self._backend.run(self._phases, 1)
+            self._warm = True
+            times -= 1
+        if not times:
+            return
+        with self._backend.one_thread():
+            if self._possible and (self._crew is None or not self._crew.alive):
+                try:
+                    self._crew = crew.Crew(self._phases, _quiet)
+                except OSError:  # no process may be forked here: threads, to the same bits
+                    self._possible = False
+            if self._crew is not None and self._possible:
+                self._crew.run(times)
+                return
+        self._backend.run(self._phases, times)
+
+    def close(self) -> None:
+        if self._crew is not None:
+            self._crew.close()
 
 
 class _Worker:
@@ -120,18 +182,17 @@ class _Worker:
         self._go.release()
 
     def _loop(self) -> None:
-        with np.errstate(all="ignore"):
-            np.setbufsize(BUFFER)
-            while True:
-                self._go.acquire()
-                if self._share is None:
-                    return
-                try:
-                    for call in self._share:
-                        call()
-                except BaseException as error:
-                    self._error = error
-                self._done.release()
+        _quiet()
+        while True:
+            self._go.acquire()
+            if self._share is None:
+                return
+            try:
+                for call in self._share:
+                    call()
+            except BaseException as error:
+                self._error = error
+            self._done.release()
 
 
 def physical_cores() -> int:

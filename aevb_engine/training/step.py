@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -344,14 +345,23 @@ class TrainingStep:
             self.replay.run(times)
             return
         if updates == 1:
-            self.backend.run(self.visit_phases, times)
+            self._run_visit(times)
             return
         done = 0
         while done < times:
             place = (first + done) % updates
             count = 1 if place == 0 else min(updates - place, times - done)
-            self.backend.run(self.visit_phases if place == 0 else self.phases, count)
+            (self._run_visit if place == 0 else self._run_others)(count)
             done += count
+
+    @cached_property
+    def _run_visit(self) -> Callable[[int], None]:
+        """Steps that each are the first on their batch."""
+        return self.backend.repeat(self.visit_phases)
+
+    @cached_property
+    def _run_others(self) -> Callable[[int], None]:
+        return self.backend.repeat(self.phases)
 
     def report(self) -> None:
         """After the steps of a block: the head of its report, without waiting for it."""
