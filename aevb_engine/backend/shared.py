@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -21,20 +23,24 @@ class _Region(mmap.mmap):
 
 
 def shared_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Zeros of their own pages: no two arrays share a cache line, so that processes do not slow each other down."""
+    """Zeros of their own pages: no two arrays share a cache line, so that processes do not slow each other down.
+
+    MemoryError as from ``numpy.zeros``.
+    """
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if count == 0:
         return np.zeros(shape, dtype)
-    region = _Region(-1, count * dtype.itemsize)
+    try:
+        region = _Region(-1, count * dtype.itemsize)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no {count * dtype.itemsize} bytes for an array of shape {shape}") from error
     _live.add(region)
     return np.frombuffer(region, dtype, count).reshape(shape)
 
 
 def fork_worker(work: Callable[[], None]) -> int:
     """Fork a process that does ``work`` on the shared arrays and ends; its number."""
-    import warnings
-
     global _own
     _own = True
     try:

@@ -1,0 +1,353 @@
+"""Crews of processes: the bits of threads, the order of phases, and a member that fails, dies or is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aevb_engine.backend import crew, shared
+from aevb_engine.backend.crew import Crew, plan
+from aevb_engine.backend.numpy import NumpyBackend
+from aevb_engine.errors import BackendError
+
+pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64")
+OBJECTIVES = {"elbo": {}, "iwae": {}, "wake-sleep": {}, "mcem": {"leapfrogs": 2, "updates": 3}}
+
+
+def nothing() -> None: ...
+
+
+@pytest.fixture
+def place() -> Any:
+    """Numbers that all members see."""
+    return shared.shared_zeros((8,), np.int64)
+
+
+@pytest.fixture
+def made() -> Iterator[Callable[..., Crew]]:
+    """Crews that are closed at the end."""
+    crews: list[Crew] = []
+
+    def make(*phases: list[list[Any]]) -> Crew:
+        crews.append(Crew(phases, nothing))
+        return crews[-1]
+
+    yield make
+    for c in crews:
+        c.close()
+
+
+def gone(number: int, seconds: float = 5) -> bool:
+    """Whether the process has ended, within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z" and os.getpid() != int(Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[1]):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def setter(place: Any, i: int, value: Callable[[], int]) -> Callable[[], None]:
+    return lambda: place.__setitem__(i, value())
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_bits_of_threads(
+    name: str, threads: int, make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for workers in ("processes", "threads"):
+        monkeypatch.setenv("AEVB_WORKERS", workers)
+        run = make_step(name, make_likelihood("bernoulli"), samples=2, threads=threads, options=OBJECTIVES[name])
+        metrics = run.run(70)
+        repeated = run.step._run_visit
+        assert isinstance(getattr(repeated, "_crew", None), Crew) == (workers == "processes")
+        found.append((metrics.tobytes(), run.theta.tobytes(), [s.tobytes() for s in run.step.state]))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["elbo", "elbo-mc", "iwae", "beta", "autoencoder", "wake-sleep", "mcem"])
+def test_all_that_a_step_writes_is_shared(name: str, make_step: Any, make_likelihood: Any) -> None:
+    step = make_step(name, make_likelihood("gaussian sigmoid affine -1"), samples=1, threads=2).step
+    regions = []
+    for region in shared._live:
+        start = np.frombuffer(region, np.uint8).__array_interface__["data"][0]
+        regions.append((start, start + len(region)))
+    lists = [step.first, step.visit, *step.parameters, step.leave]
+    for operation in (op for operations in lists for op in operations):
+        for buffer in operation.writes:
+            low, high = np.lib.array_utils.byte_bounds(buffer.array)
+            assert any(a <= low and high <= b for a, b in regions), (operation.name, buffer.name)
+    step.backend.close()
+
+
+def test_members_are_processes_that_stay(made: Callable[..., Crew], place: Any) -> None:
+    run = made([[setter(place, 0, os.getpid)], [setter(place, 1, os.getpid)]], [[nothing]])
+    run.run(3)
+    seen = place[:2].tolist()
+    assert seen[0] == os.getpid() != seen[1]
+    run.run(1)
+    assert place[:2].tolist() == seen
+
+
+def test_a_phase_begins_when_the_one_before_has_ended(made: Callable[..., Crew]) -> None:
+    """Each member writes its own cell slowly, then sums all cells: a member that ran ahead would miss an addition."""
+    cells, sums, first = (shared.shared_zeros((3, 8), np.int64) for _ in range(3))
+    draw = np.random.default_rng(0)
+    wait = [d.tolist() for d in draw.exponential(20e-6, (3, 64))]
+
+    def write(w: int) -> Callable[[], None]:
+        def run() -> None:
+            n = int(cells[w, 0])
+            end = time.perf_counter() + wait[w][n % 64]
+            while time.perf_counter() < end:
+                pass
+            cells[w, 0] = n + 1
+
+        return run
+
+    def read(w: int) -> Callable[[], None]:
+        return lambda: sums.__setitem__((w, 0), sums[w, 0] + cells[:, 0].sum())
+
+    def head() -> None:
+        first[0, 0] += sums[:, 0].sum()
+
+    steps = 500
+    made([[head]], [[write(w)] for w in range(3)], [[read(w)] for w in range(3)], [[nothing]]).run(steps)
+    assert cells[:, 0].tolist() == [steps] * 3
+    assert sums[:, 0].tolist() == [3 * steps * (steps + 1) // 2] * 3
+    before = np.arange(steps, dtype=object)  # the head of step n sees the sums after n steps
+    assert first[0, 0] == sum(9 * n * (n + 1) // 2 for n in before)
+
+
+def test_the_last_phase_is_waited_for(made: Callable[..., Crew], place: Any) -> None:
+    def slow() -> None:
+        time.sleep(0.02)
+        place[1] += 1
+
+    run = made([[nothing], [nothing]], [[nothing], [slow]])
+    for times in (1, 2):
+        run.run(times)
+    assert place[1] == 3
+
+
+def test_the_plan_of_a_member() -> None:
+    a, b = [nothing], [nothing]
+    phases = [[a], [a, b], [a, b], [a]]
+    assert plan(phases, 0) == [([], a, 1), ([], a, 2), ([(1, 2)], a, 3), ([(1, 3)], a, 4)]
+    assert plan(phases, 1) == [([(0, 1)], b, 2), ([(0, 2)], b, 3)]
+
+
+# Failures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [2, 3])
+def test_an_exception_of_a_member_is_raised(members: int, made: Callable[..., Crew]) -> None:
+    def fail() -> None:
+        raise KeyError("of a plugin")
+
+    run = made([[nothing]], [[nothing] for _ in range(members - 1)] + [[fail]], [[nothing] for _ in range(members)])
+    workers = [number for number, _, _ in run._workers]
+    with pytest.raises(KeyError, match="of a plugin"):
+        run.run(5)
+    assert not run.alive
+    assert all(gone(n) for n in workers)
+
+
+def test_an_exception_that_cannot_travel_says_its_words(made: Callable[..., Crew]) -> None:
+    class Local(Exception): ...
+
+    def fail() -> None:
+        raise Local("words")
+
+    with pytest.raises(RuntimeError, match="Local: words"):
+        made([[nothing], [fail]]).run(1)
+
+
+def test_after_an_interrupt_the_next_steps_run(make_step: Any, make_likelihood: Any) -> None:
+    run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
+    run.fill()
+    run.step.run(5)
+    repeated = run.step._run_visit
+    stop = [False]
+
+    def interrupt() -> None:
+        if stop[0]:
+            raise KeyboardInterrupt
+
+    repeated.close()  # the calls are part of what is forked
+    run.step.phases[2][0].insert(0, interrupt)
+    run.step.run(5)
+    stop[0] = True
+    workers = [number for number, _, _ in repeated._crew._workers]
+    with pytest.raises(KeyboardInterrupt):
+        run.step.run(5)
+    assert all(gone(n) for n in workers)
+    stop[0] = False
+    run.step.run(5)
+    assert np.isfinite(run.theta).all()
+    run.step.backend.close()
+
+
+@pytest.mark.parametrize("when", ["waits", "works"])
+def test_a_killed_member_is_one_error_in_bounded_time(when: str, made: Callable[..., Crew], place: Any) -> None:
+    def die() -> None:
+        if when == "works" and place[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run = made([[nothing], [die], [nothing]], [[nothing], [nothing], [nothing]], [[nothing]])
+    run.run(2)
+    workers = [number for number, _, _ in run._workers]
+    place[0] = 1
+    if when == "waits":
+        os.kill(workers[0], signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(BackendError, match="worker process ended unexpectedly"):
+        run.run(1000)
+    assert time.monotonic() - began < 5
+    assert all(gone(n) for n in workers)
+
+
+def test_signals_of_the_group_reach_the_first_member_alone(made: Callable[..., Crew], place: Any) -> None:
+    run = made([[nothing], [setter(place, 0, os.getpid)]], [[nothing]])
+    run.run(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(run._workers[0][0], number)
+    run.run(1)
+    assert place[0] == run._workers[0][0]
+
+
+def test_members_hold_no_file_of_the_first(made: Callable[..., Crew], tmp_path: Path) -> None:
+    """A lock on a run folder would else outlive a killed process."""
+    with (tmp_path / "lock").open("w"):
+        run = made([[nothing], [nothing]])
+        run.run(1)
+        links = [str(e.readlink()) for e in Path(f"/proc/{run._workers[0][0]}/fd").iterdir() if int(e.name) > 2]
+    assert len(links) == 2
+    assert all(link.startswith("pipe:") for link in links)
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+from aevb_engine.backend.crew import Crew
+from aevb_engine.backend.shared import shared_zeros
+place = shared_zeros((1,), np.int64)
+def work():
+    place[0] = 1
+    if sys.argv[1] == "works":
+        time.sleep(600)
+crew = Crew([[[lambda: None]], [[work], [lambda: None]], [[lambda: None], [lambda: None]]], lambda: None)
+print(crew._workers[0][0], flush=True)
+if sys.argv[1] == "works":
+    crew.run(1)
+crew.run(2)
+time.sleep(600 if sys.argv[1] != "ends" else 0)
+"""
+
+
+@pytest.mark.parametrize("when", ["waits", "works", "ends"])
+def test_members_end_with_the_first(when: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, when], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        if when == "ends":
+            assert process.wait(20) == 0
+        else:
+            time.sleep(0.3)
+            process.kill()
+        assert gone(number)
+
+
+# Life -------------------------------------------------------------------------------------------------------
+
+
+def test_members_end_with_the_step(make_step: Any, make_likelihood: Any) -> None:
+    """With the last reference, without ``close``."""
+    run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
+    run.fill()
+    run.step.run(3)
+    workers = [number for number, _, _ in run.step._run_visit._crew._workers]
+    assert len(workers) == 1
+    assert not gone(workers[0], 0.05)
+    del run
+    gc.collect()
+    assert gone(workers[0])
+
+
+def test_where_no_process_may_be_forked_threads_run(
+    make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    expected = make_step("elbo", make_likelihood("bernoulli"), threads=2)
+    metrics = expected.run(20)
+    monkeypatch.setattr(os, "fork", refuse)
+    run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
+    assert run.run(20).tobytes() == metrics.tobytes()
+    assert run.theta.tobytes() == expected.theta.tobytes()
+
+
+def test_one_thread_shares_nothing(make_step: Any, make_likelihood: Any) -> None:
+    before = set(shared._live)
+    run = make_step("elbo", make_likelihood("bernoulli"), threads=1)
+    run.run(3)
+    assert not set(shared._live) - before
+    assert not hasattr(run.step._run_visit, "_crew")
+
+
+def test_a_process_forked_by_the_user_has_arrays_of_its_own(make_step: Any, make_likelihood: Any) -> None:
+    """Both go on training, to the same bits, without touching each other."""
+    run, other = (make_step("elbo", make_likelihood("bernoulli"), threads=2) for _ in range(2))
+    for r in (run, other):
+        r.fill()
+        r.step.run(10)
+    expected = other.theta.copy()
+    result = shared.shared_zeros((1,), np.int64)
+    number = os.fork()
+    if number == 0:  # the result goes by the exit code: its own memory is seen by nobody else
+        code = 1
+        try:
+            run.step.run(20)
+            result[0] = 7
+            code = 0 if not np.array_equal(run.theta, expected) else 2
+            run.step.backend.close()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
+    assert result[0] == 0
+    assert run.theta.tobytes() == expected.tobytes()
+    run.step.run(20)
+    other.step.run(20)
+    assert run.theta.tobytes() == other.theta.tobytes()
+    for r in (run, other):
+        r.step.backend.close()
+
+
+@pytest.mark.parametrize("shape", [(1 << 40, 1 << 30), (1 << 46,)])
+def test_too_large_an_array(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MemoryError, match=r"bytes for an array of shape \("):
+        shared.shared_zeros(shape, np.float64)
+
+
+def test_threads_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEVB_WORKERS", "threads")
+    backend = NumpyBackend(2)
+    assert backend.empty((3,), np.float32).base is None
+    assert not hasattr(backend.repeat([[[nothing], [nothing]]]), "_crew")
