@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine import registry
+from aevb_engine.backend import crew
 from aevb_engine.backend.base import Backend, Plan
 from aevb_engine.backend.choose import choose
 from aevb_engine.data.binarize import binarize_draw
@@ -35,7 +36,8 @@ from aevb_engine.training.trainer import Settings, Trainer
 CONVERGENCE_VALIDATION = 0.1  # --until-converged without --validation holds out this part
 CONVERGENCE_EPOCHS = 1000
 DEFAULT_EPOCHS = 50.0
-# Below this many multiply-adds a step, handing shares to threads costs more than it saves.
+# Multiply-adds a step below which handing shares on costs more than it saves: for each process of a crew, for threads.
+WORKER_PAYS = 1_500_000
 THREADS_PAY = 4_000_000
 
 
@@ -216,8 +218,11 @@ def check(dataset: Dataset, likelihood: Likelihood) -> None:
 
 
 def choose_threads(model: Model, rows: int, cores: int) -> int:
-    """All physical cores where a step is large enough to share, else one."""
-    return cores if 3 * rows * model.parameters.size >= THREADS_PAY else 1
+    """As many physical cores as a step is large enough to share among."""
+    cost = 3 * rows * model.parameters.size
+    if crew.possible():
+        return max(1, min(cores, cost // WORKER_PAYS))
+    return cores if cost >= THREADS_PAY else 1
 
 
 def data_hash(dataset: Dataset) -> str:
