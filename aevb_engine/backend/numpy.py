@@ -24,6 +24,7 @@ import threadpoolctl
 from aevb_engine import jit
 from aevb_engine.backend import crew
 from aevb_engine.backend.base import Call, Plan, Replay
+from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import shared_zeros
 from aevb_engine.errors import BackendError
 from aevb_engine.operation import Operation, Rows
@@ -67,7 +68,7 @@ class NumpyBackend:
             from aevb_engine.compiled.lower import lower  # imports numba
 
             operations = lower(operations)
-        return [operation.bind(np, rows) for operation in operations]
+        return [bind(operation, rows) for operation in operations]
 
     def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
         raise BackendError(f"trainer {plan.path} needs a GPU")

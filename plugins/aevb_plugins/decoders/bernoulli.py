@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ LOG2 = math.log(2)
 class Bernoulli(Likelihood):
     """log p(x | logit) = sum_d x_d logit_d - softplus(logit_d), x in {0, 1}.
 
-    With a = logit / 2 (the head arrives halved), u = (2x - 1) a:  log p = sum u - |u| + log(1 + tanh |u|) - log 2,
+    With a = logit / 2 (the head arrives halved), u = (2x - 1) a:  log p = sum 2 min(u, 0) + log(1 + |tanh a|) - log 2,
     and the derivative by a is (2x - 1) - tanh a. No term overflows, and log(1 + t) is taken of products of factors in
     [1, 2], a few logarithms a row.
     """
@@ -51,9 +52,8 @@ template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = 
         sign = t[:, :1]  # one for all samples
         _sign(xp, x, sign)
         xp.multiply(a, sign, out=u)
-        _mismatch(xp, u, t, logp)
-        xp.tanh(t, out=t)
-        _add_log_one_plus(xp, t, logp)
+        xp.tanh(a, out=t)
+        _log_prob(xp, u, t, logp)
 
     def log_prob_backward(self, xp: Any, x: Any, *heads: Any, dheads: Sequence[Any], scratch: Sequence[Any]) -> None:
         (a,), (da,), (_, t) = heads, dheads, scratch
@@ -67,11 +67,9 @@ template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = 
         (a,), (da,), (u, t) = heads, dheads, scratch
         _sign(xp, x, da)
         xp.multiply(a, da, out=u)
-        _mismatch(xp, u, t, logp)
         xp.tanh(a, out=t)
         xp.subtract(da, t, out=da)
-        xp.absolute(t, out=t)
-        _add_log_one_plus(xp, t, logp)
+        _log_prob(xp, u, t, logp)
 
     def mean(self, xp: Any, *heads: Any, mean: Any) -> None:
         """sigmoid(logit) = (1 + tanh a) / 2."""
@@ -97,29 +95,35 @@ template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = 
 
 def _sign(xp: Any, x: Any, sign: Any) -> None:
     """sign = 2x - 1."""
-    number = sign.dtype.type
-    xp.multiply(x, number(2), out=sign)
-    xp.subtract(sign, number(1), out=sign)
+    xp.add(x, x, out=sign)
+    xp.subtract(sign, sign.dtype.type(1), out=sign)
 
 
-def _mismatch(xp: Any, u: Any, magnitude: Any, logp: Any) -> None:
-    """logp = sum of u - |u| - log 2, exactly zero where the sign is right; leaves |u| in ``magnitude``."""
-    xp.absolute(u, out=magnitude)
-    xp.subtract(u, magnitude, out=u)
-    xp.add.reduce(u, axis=-1, out=logp)
-    logp -= logp.dtype.type(u.shape[-1] * LOG2)
+def _log_prob(xp: Any, u: Any, t: Any, logp: Any) -> None:
+    """logp = sum of 2 min(u, 0) + log(1 + |t|) - log 2, with exactly no first term where the sign is right.
 
-
-def _add_log_one_plus(xp: Any, t: Any, logp: Any) -> None:
-    """logp += sum of log(1 + t), t in [0, 1]; ``t`` is overwritten by products of at most 64 factors."""
+    ``u`` and ``t`` are overwritten; the logarithms are taken of products of at most 8 factors in [1, 2].
+    """
+    width = u.shape[-1]
+    zero, two = _row(xp, u.dtype, 0, width), _row(xp, u.dtype, 2, width)
+    xp.minimum(u, zero, out=u)  # a row: NumPy's minimum of an array and a number is four times slower
+    xp.matmul(u, two, out=logp)  # three times as fast as a sum along the row
+    xp.absolute(t, out=t)
     xp.add(t, t.dtype.type(1), out=t)
-    for _ in range(6):
-        width = t.shape[-1]
+    for _ in range(3):
         half = width // 2
         if half == 0:
             break
         left = t[..., :half]
         xp.multiply(left, t[..., width - half :], out=left)
-        t = t[..., : width - half]
+        width -= half
+        t = t[..., :width]
     xp.log(t, out=t)
     logp += xp.add.reduce(t, axis=-1)
+    logp -= logp.dtype.type(u.shape[-1] * LOG2)
+
+
+@lru_cache(maxsize=16)
+def _row(xp: Any, dtype: Any, number: float, width: int) -> Any:
+    """A row of one number."""
+    return xp.full(width, number, dtype)

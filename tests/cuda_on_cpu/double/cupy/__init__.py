@@ -107,6 +107,10 @@ def ones(shape: Any, dtype: Any = float) -> ndarray:
     return _device(np.ones(shape, dtype))
 
 
+def full(shape: Any, value: Any, dtype: Any = None) -> ndarray:
+    return _device(np.full(shape, value, dtype))
+
+
 def empty_like(array: Any) -> ndarray:
     return empty(array.shape, array.dtype)
 
