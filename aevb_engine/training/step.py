@@ -38,7 +38,7 @@ from aevb_engine.training.pruning import select_columns
 BLOCK = 50  # steps between two looks of the host
 REPLAYED_BLOCK = 500  # where a step takes microseconds; the loop takes fewer of long steps
 LARGEST_BLOCK = 5000  # of the persistent path: an epoch in one launch
-CHUNK = 1 << 15  # parameters an optimizer pass takes at a time: gradient, state and scratch stay in the cache
+CHUNK = 1 << 16  # parameters an optimizer pass takes at a time: gradient, state and scratch stay in the cache
 
 
 @dataclass(frozen=True)
