@@ -30,9 +30,8 @@ from aevb_engine.errors import BackendError
 
 Phases = Sequence[Sequence[Sequence[Call]]]
 Plan = list[tuple[list[tuple[int, int]], Sequence[Call], int]]
-SPINS = 2000  # looks at a number, some 50 us, before the core is offered to others
-YIELDS = 2000  # offers, a millisecond or more, before the member sleeps between two looks
-NAP = 100e-6
+SPINS = 8000  # looks at a number, some 200 us, before the member sleeps between two looks
+NAP = 10e-6  # asked for; on a busy core who sleeps is soon back, where one that yields is gone for a time slice
 LOOK = 0.1  # seconds between two looks whether the others are alive
 LINE = 16  # int64 numbers between two counters: no two on a cache line
 PATIENCE = 2.0  # seconds for a dismissed member to leave before it is killed
@@ -119,9 +118,6 @@ class Crew:
                 self._lost()
             tries += 1
             if tries < SPINS:
-                continue
-            if tries < SPINS + YIELDS:
-                os.sched_yield()
                 continue
             now = time.monotonic()
             if now > looked + LOOK:

@@ -21,13 +21,35 @@ EVALUATED_ROWS, SAMPLES = 40, 5000
 
 
 def peak_bytes() -> int:
-    """The most memory this process ever held (``ru_maxrss`` would count the process that started this one too)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+    """The most memory this process ever held (``ru_maxrss`` would count the process that started this one too), with
+    what the processes that it started hold beside it now."""
+    for line in _lines(Path("/proc/self/status")):
         if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
+            return int(line.split()[1]) * 1024 + sum(map(_private_bytes, _children()))
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _children() -> list[Path]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        fields = " ".join(_lines(place / "stat")).rpartition(")")[2].split()
+        if len(fields) > 1 and int(fields[1]) == os.getpid():
+            found.append(place)
+    return found
+
+
+def _private_bytes(place: Path) -> int:
+    private = [line.split() for line in _lines(place / "smaps_rollup") if line.startswith("Private_")]
+    return sum(int(words[1]) for words in private) * 1024
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:  # the process has ended
+        return []
 
 
 def blas() -> list[str]:

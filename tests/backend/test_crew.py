@@ -153,6 +153,21 @@ def test_the_plan_of_a_member() -> None:
     assert plan(phases, 1) == [([(0, 1)], b, 2), ([(0, 2)], b, 3)]
 
 
+def test_more_members_than_cores_do_not_burn_each_others_time(made: Callable[..., Crew]) -> None:
+    """Two members on one core: a phase costs two turns, not a scheduler's slice of milliseconds."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        run = made([[nothing], [nothing]], [[nothing], [nothing]])
+        run.run(50)
+        began = time.perf_counter()
+        run.run(200)
+        seconds = time.perf_counter() - began
+    finally:
+        os.sched_setaffinity(0, before)
+    assert seconds < 200 * 2 * 2.5e-3
+
+
 # Failures ---------------------------------------------------------------------------------------------------
 
 
