@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,26 @@ from aevb_plugins.optimizers.adam import Adam
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes are named by their argument: a compressed file holds the time, so its bytes differ between the workers."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture
+def gone() -> Callable[..., bool]:
+    """Whether a process ends within some seconds; one of this process's own has to be waited for, too."""
+
+    def look(number: int, seconds: float = 5) -> bool:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                state, parent = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                return True
+            if state == "Z" and int(parent) != os.getpid():
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+
+    return look
 
 
 class Categorical(Likelihood):

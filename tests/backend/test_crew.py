@@ -24,6 +24,9 @@ pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on
 OBJECTIVES = {"elbo": {}, "iwae": {}, "wake-sleep": {}, "mcem": {"leapfrogs": 2, "updates": 3}}
 
 
+Gone = Callable[..., bool]
+
+
 def nothing() -> None: ...
 
 
@@ -45,20 +48,6 @@ def made() -> Iterator[Callable[..., Crew]]:
     yield make
     for c in crews:
         c.close()
-
-
-def gone(number: int, seconds: float = 5) -> bool:
-    """Whether the process has ended, within so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z" and os.getpid() != int(Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[1]):
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def setter(place: Any, i: int, value: Callable[[], int]) -> Callable[[], None]:
@@ -172,7 +161,7 @@ def test_more_members_than_cores_do_not_burn_each_others_time(made: Callable[...
 
 
 @pytest.mark.parametrize("members", [2, 3])
-def test_an_exception_of_a_member_is_raised(members: int, made: Callable[..., Crew]) -> None:
+def test_an_exception_of_a_member_is_raised(members: int, made: Callable[..., Crew], gone: Gone) -> None:
     def fail() -> None:
         raise KeyError("of a plugin")
 
@@ -194,7 +183,7 @@ def test_an_exception_that_cannot_travel_says_its_words(made: Callable[..., Crew
         made([[nothing], [fail]]).run(1)
 
 
-def test_after_an_interrupt_the_next_steps_run(make_step: Any, make_likelihood: Any) -> None:
+def test_after_an_interrupt_the_next_steps_run(make_step: Any, make_likelihood: Any, gone: Gone) -> None:
     run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
     run.fill()
     run.step.run(5)
@@ -220,7 +209,9 @@ def test_after_an_interrupt_the_next_steps_run(make_step: Any, make_likelihood: 
 
 
 @pytest.mark.parametrize("when", ["waits", "works"])
-def test_a_killed_member_is_one_error_in_bounded_time(when: str, made: Callable[..., Crew], place: Any) -> None:
+def test_a_killed_member_is_one_error_in_bounded_time(
+    when: str, made: Callable[..., Crew], place: Any, gone: Gone
+) -> None:
     def die() -> None:
         if when == "works" and place[0]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -277,7 +268,7 @@ time.sleep(600 if sys.argv[1] != "ends" else 0)
 
 
 @pytest.mark.parametrize("when", ["waits", "works", "ends"])
-def test_members_end_with_the_first(when: str) -> None:
+def test_members_end_with_the_first(when: str, gone: Gone) -> None:
     with subprocess.Popen([sys.executable, "-c", SCRIPT, when], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         number = int(process.stdout.readline())
@@ -292,7 +283,7 @@ def test_members_end_with_the_first(when: str) -> None:
 # Life -------------------------------------------------------------------------------------------------------
 
 
-def test_members_end_with_the_step(make_step: Any, make_likelihood: Any) -> None:
+def test_members_end_with_the_step(make_step: Any, make_likelihood: Any, gone: Gone) -> None:
     """With the last reference, without ``close``."""
     run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
     run.fill()

@@ -72,9 +72,10 @@ def spawn() -> Any:
     """Start the command as a process that the test sends signals to; killed at the end if it is still there."""
     started: list[subprocess.Popen[str]] = []
 
-    def invoke(*args: str, command: list[str] | None = None) -> subprocess.Popen[str]:
+    def invoke(*args: str, command: list[str] | None = None, group: bool = False) -> subprocess.Popen[str]:
         whole = command or [sys.executable, "-m", "aevb_engine", *args]
-        child = subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(whole, stdout=pipe, stderr=pipe, text=True, start_new_session=group)
         started.append(child)
         return child
 

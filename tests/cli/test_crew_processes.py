@@ -1,0 +1,89 @@
+"""Runs that a crew of processes trains, from outside: Ctrl-C in a terminal, kills of the run and of a worker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aevb_engine.backend import crew
+
+from .test_processes import DATA, STEPS, assert_same, await_checkpoint, await_line
+
+pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64")
+RUN = ("run", *DATA, "--hidden", "60", "--threads", "2", "--steps", str(STEPS))
+
+
+def workers(parent: int) -> list[int]:
+    """Processes that ``parent`` has forked."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def await_worker(child) -> int:
+    deadline = time.monotonic() + 30
+    while not (found := workers(child.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """By threads: the same bits."""
+    place = tmp_path_factory.mktemp("reference") / "run"
+    command = [sys.executable, "-m", "aevb_engine", *RUN, "--quiet", "--output", str(place)]
+    subprocess.run(command, check=True, timeout=100, env={**os.environ, "AEVB_WORKERS": "threads"})
+    return place
+
+
+def test_a_signal_to_the_whole_group_stops_once_and_resume_equals(spawn, process, uninterrupted, gone):
+    child = spawn(*RUN, "--output", "r", "--json", group=True)
+    worker = await_worker(child)
+    await_line(child, "run folder")
+    time.sleep(0.3)
+    os.killpg(child.pid, signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 75, err
+    assert err.splitlines()[-1].endswith("go on with: aevb-engine resume r")
+    assert gone(worker)
+    resumed = process("resume", "r", "--exact", "--json", "--no-figures")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["steps"] == STEPS
+    assert_same(Path("r"), uninterrupted)
+
+
+def test_a_killed_run_is_resumed_at_once(spawn, process, uninterrupted, gone):
+    """Its worker neither keeps the lock of the run nor outlives it for long."""
+    child = spawn(*RUN, "--quiet", "--output", "r")
+    await_checkpoint(Path("r"))
+    worker = await_worker(child)
+    child.kill()
+    child.wait()
+    resumed = process("resume", "r", "--quiet", "--no-figures")
+    assert (resumed.returncode, resumed.stdout, resumed.stderr) == (0, "", "")
+    assert_same(Path("r"), uninterrupted)
+    assert gone(worker)
+
+
+def test_a_killed_worker_ends_the_run_with_one_line(spawn, process, uninterrupted):
+    child = spawn(*RUN, "--quiet", "--output", "r")
+    await_checkpoint(Path("r"))
+    os.kill(await_worker(child), signal.SIGKILL)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, len(err.splitlines())) == (5, "", 1), err
+    assert "a worker process ended unexpectedly" in err
+    resumed = process("resume", "r", "--quiet", "--no-figures")
+    assert (resumed.returncode, resumed.stdout, resumed.stderr) == (0, "", "")
+    assert_same(Path("r"), uninterrupted)
