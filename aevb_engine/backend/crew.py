@@ -26,7 +26,7 @@ import numpy as np
 
 from aevb_engine.backend.base import Call
 from aevb_engine.backend.shared import fork_worker, shared_zeros
-from aevb_engine.errors import BackendError
+from aevb_engine.errors import BackendError, UsageError
 
 Phases = Sequence[Sequence[Sequence[Call]]]
 Plan = list[tuple[list[tuple[int, int]], Sequence[Call], int]]
@@ -41,7 +41,9 @@ LEFT, FAILED = -1, -2  # what a counter holds in place of phases done
 def possible() -> bool:
     """Whether crews work here: Linux, and a processor that shows its writes to others in order."""
     wanted = os.environ.get("AEVB_WORKERS", "processes")
-    return wanted != "threads" and sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    if wanted not in ("processes", "threads"):
+        raise UsageError(f"AEVB_WORKERS={wanted}: use processes or threads")
+    return wanted == "processes" and sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
 
 
 class Crew:
@@ -50,6 +52,7 @@ class Crew:
     def __init__(self, phases: Phases, setup: Callable[[], None]) -> None:
         """OSError where no process can be forked; ``setup`` is called once in each member that is forked."""
         size = max(map(len, phases))
+        self._spins = SPINS if size <= len(os.sched_getaffinity(0)) else 1  # else it would spin where another works
         self._done = 0  # phases, over all runs
         self._count = len(phases)
         self._counts = shared_zeros((size * LINE,), np.int64).data
@@ -117,7 +120,7 @@ class Crew:
             if found < 0 or counts[0] < 0:
                 self._lost()
             tries += 1
-            if tries < SPINS:
+            if tries < self._spins:
                 continue
             now = time.monotonic()
             if now > looked + LOOK:
@@ -154,7 +157,7 @@ class Crew:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first member decides, and its end is seen
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
-        gc.disable()  # what is not its own is never finalized here
+        gc.freeze()  # what is not its own is never finalized here
         _keep_open(orders, answers)
         here = me * LINE
         try:

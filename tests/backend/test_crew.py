@@ -18,7 +18,7 @@ import pytest
 from aevb_engine.backend import crew, shared
 from aevb_engine.backend.crew import Crew, plan
 from aevb_engine.backend.numpy import NumpyBackend
-from aevb_engine.errors import BackendError
+from aevb_engine.errors import BackendError, UsageError
 
 pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64")
 OBJECTIVES = {"elbo": {}, "iwae": {}, "wake-sleep": {}, "mcem": {"leapfrogs": 2, "updates": 3}}
@@ -350,6 +350,12 @@ def test_a_process_forked_by_the_user_has_arrays_of_its_own(make_step: Any, make
 def test_too_large_an_array(shape: tuple[int, ...]) -> None:
     with pytest.raises(MemoryError, match=r"bytes for an array of shape \("):
         shared.shared_zeros(shape, np.float64)
+
+
+def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEVB_WORKERS", "thread")
+    with pytest.raises(UsageError, match="AEVB_WORKERS=thread: use processes or threads"):
+        NumpyBackend(2)
 
 
 def test_threads_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
