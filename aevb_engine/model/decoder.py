@@ -142,7 +142,7 @@ class Decoder:
             return operations
         for i, head in enumerate(self.affine_heads):
             matrix = parameters[f"decoder.{head.name}.weight"].theta
-            dhead = ws.many(f"d{head.name}", self.dim * head.group)
+            dhead = self._dhead(ws, head)
             target = ws.many("partial", width) if i else dh
             operations.append(operation(affine_backward_data, dhead, matrix, target))
             if not together:
@@ -166,7 +166,7 @@ class Decoder:
         pieces = self.mlp.backward_params(ws.many, parameters, z, ones)
         for head in self.likelihood.heads:
             weights = self._weights(ws, weight, head.scale)
-            dhead = ws.many(f"d{head.name}", self.dim * head.group)
+            dhead = self._dhead(ws, head)
             if head.source == "affine":
                 x = self._weighted(ws, head.scale)
                 pieces.append(weight_gradient(parameters[f"decoder.{head.name}.weight"], x, dhead))
@@ -182,7 +182,7 @@ class Decoder:
     ) -> GradientPiece:
         """One number for all columns: the weighted sum of the whole gradient array."""
         parameter = parameters[f"decoder.{head.name}"]
-        sums = ws.table(f"d{head.name} by column", self.dim * head.group)
+        sums = ws.table(f"dhead {head.name} by column", self.dim * head.group)
         return GradientPiece(
             parameter,
             1,
@@ -210,10 +210,13 @@ class Decoder:
     def _bias(self, ws: Workspace, parameters: Parameters, head: Head) -> Buffer:
         if head.scale == 1:
             return parameters[f"decoder.{head.name}.bias"].theta
-        return ws.table(f"{head.name}.bias * {head.scale}", self.dim * head.group)
+        return ws.table(f"head {head.name} bias * {head.scale}", self.dim * head.group)
 
     def _head(self, ws: Workspace, head: Head) -> Buffer:
-        return ws.many(head.name, self.dim * head.group)
+        return ws.many(f"head {head.name}", self.dim * head.group)  # a head may be called x or z
+
+    def _dhead(self, ws: Workspace, head: Head) -> Buffer:
+        return ws.many(f"dhead {head.name}", self.dim * head.group)
 
     def _wide(self, ws: Workspace, buffer: Buffer, group: int = 1) -> Buffer:
         """(B * L, D * K) as (B, L, D) or (B, L, D, K)."""
@@ -221,7 +224,7 @@ class Decoder:
         return buffer.reshaped(1, ws.batch, ws.samples, *tail)
 
     def _gradient(self, ws: Workspace, head: Head) -> Buffer:
-        return self._wide(ws, ws.many(f"d{head.name}", self.dim * head.group), head.group)
+        return self._wide(ws, self._dhead(ws, head), head.group)
 
     def _shaped(self, ws: Workspace, parameters: Parameters, head: Head) -> Buffer:
         """A head as the likelihood receives it."""

@@ -34,6 +34,8 @@ class Head:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.name.isidentifier():  # its parameters are decoder.NAME.weight, a hidden layer's decoder.1.weight
+            raise ValueError(f"head '{self.name}': the name must be an identifier")
         if self.scale != 1 and self.source != "affine":
             raise ValueError(f"head {self.name}: scale is for affine heads, not {self.source}")
         if self.group != 1 and self.source == "scalar":

@@ -120,7 +120,7 @@ def heads(name: str, gradient: bool, dtype: str) -> tuple[list[Operation], dict[
     z.array[...] = rng.standard_normal(z.array.shape)
     decoder, theta = model.decoder, model.parameters
     step = [*decoder.prepare(ws, theta), *decoder.forward(ws, theta, z), decoder.log_prob(ws, theta, x, gradient)]
-    found = ["logp", *(f"d{h.name}" for h in plugin.heads if gradient)]
+    found = ["logp", *(f"dhead {h.name}" for h in plugin.heads if gradient)]
     return step, {n: ws.buffers[n].array for n in found}, found
 
 

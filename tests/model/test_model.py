@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from aevb_engine.errors import UsageError
+from aevb_engine.model.likelihood import Head
 from aevb_engine.model.model import Architecture
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.operation import Rows
@@ -112,3 +114,27 @@ def test_workspace_shares_buffers_by_name(make_bound: Any, make_likelihood: Any)
 def test_bad_architecture(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Architecture(**{"dim": 5, "latent": 2, "hidden": (3,), **changes})
+
+
+@pytest.mark.parametrize(
+    "names", [("x", "z"), ("logp", "eps"), ("mu", "sigma"), ("weight", "scratch0"), ("bound", "kl")]
+)
+@pytest.mark.parametrize("objective_name", ["elbo", "iwae", "wake-sleep"])
+def test_a_head_may_have_any_name(
+    names: tuple[str, str], objective_name: str, make_step: Any, make_likelihood: Any
+) -> None:
+    """The engine's own buffers have others: training gives the same bits."""
+    found = []
+    for renamed in (False, True):
+        likelihood = make_likelihood("gaussian sigmoid affine -1")
+        if renamed:
+            likelihood.heads = tuple(replace(h, name=n) for h, n in zip(likelihood.heads, names, strict=True))
+        run = make_step(objective_name, likelihood, samples=2)
+        found.append((run.run(20).tobytes(), run.theta.tobytes()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["1", "", "a b", "a.b"])
+def test_a_head_needs_an_identifier(name: str) -> None:
+    with pytest.raises(ValueError, match="must be an identifier"):
+        Head(name)
