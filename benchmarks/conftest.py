@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
 
 import pytest
 
 from aevb_engine import bench
 from aevb_engine.training.trainer import Trainer
-
-WORKLOADS: dict[str, dict[str, Any]] = {name: asdict(workload) for name, workload in bench.WORKLOADS.items()}
 
 
 def build(name: str, threads: int) -> Trainer:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import numpy as np
-from setting import ROOT
 
 SMALL = {"dim": 40, "hidden": (8,), "latent": 3, "batch": 10}
 
 
 @cache
 def workloads(small: bool) -> dict[str, dict[str, Any]]:
-    """As ``benchmarks/conftest.py`` defines them, every field filled in."""
-    spec = importlib.util.spec_from_file_location("aevb_benchmarks", ROOT / "benchmarks" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    whole = {"decoder": "bernoulli", "objective": "elbo", "samples": 1, "batch": 100}
-    wanted = ("W3", "W5") if small else tuple(module.WORKLOADS)
-    return {name: whole | module.WORKLOADS[name] | (SMALL if small else {}) for name in wanted}
+    """As ``aevb_engine.bench`` has them."""
+    from aevb_engine.bench import WORKLOADS
+
+    wanted = ("W3", "W5") if small else tuple(WORKLOADS)
+    return {name: asdict(WORKLOADS[name]) | (SMALL if small else {}) for name in wanted}
 
 
 def trainer(name: str, backend: Any, small: bool = False, threads: int = 1, plan: Any = None) -> Any:
@@ -36,7 +31,7 @@ def trainer(name: str, backend: Any, small: bool = False, threads: int = 1, plan
 
     w = workloads(small)[name]
     data = (np.random.default_rng(0).random((5000, w["dim"])) < 0.2).astype(np.uint8)
-    likelihood = registry.create("decoder", w["decoder"])
+    likelihood = registry.create("decoder", w["decoder"], w["options"])
     model = Model(Architecture(w["dim"], w["latent"], w["hidden"]), likelihood, backend)
     model.parameters.initialize(0)
     optimizer = registry.create("optimizer", w["optimizer"])
