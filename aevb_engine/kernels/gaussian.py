@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from aevb_engine.kernel import kernel
+from aevb_engine.kernels.row import row
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -48,7 +49,7 @@ def gaussian_log_density(xp: Any, x: Any, mean: Any, logvar: Any, residual: Any,
     _standardize(xp, x, mean, logvar, residual, root)
     xp.multiply(residual, residual, out=residual)
     xp.add(residual, logvar, out=residual)
-    xp.add.reduce(residual, axis=-1, out=logp)
+    xp.matmul(residual, row(xp, residual.dtype, 1, residual.shape[-1]), out=logp)
     logp += number(residual.shape[-1] * LOG_2PI)
     logp *= number(-0.5)
 
@@ -68,7 +69,7 @@ def gaussian_log_density_and_backward(
     xp.multiply(dmean, dmean, out=square)
     xp.multiply(dmean, dlogvar, out=dmean)
     xp.add(square, logvar, out=dlogvar)
-    xp.add.reduce(dlogvar, axis=-1, out=logp)
+    xp.matmul(dlogvar, row(xp, dlogvar.dtype, 1, dlogvar.shape[-1]), out=logp)
     logp += number(square.shape[-1] * LOG_2PI)
     logp *= number(-0.5)
     xp.subtract(square, number(1), out=dlogvar)

@@ -27,12 +27,16 @@ def reparameterize(xp: Any, mu: Any, sigma: Any, eps: Any, z: Any) -> None:
 )
 def reparameterize_backward(xp: Any, dz: Any, sigma: Any, eps: Any, scratch: Any, dmu: Any, dlogvar: Any) -> None:
     """dmu = sum_l dz, dlogvar = sum_l dz * eps * sigma / 2."""
+    half = sigma.dtype.type(0.5)
     xp.multiply(dz, eps, out=scratch)
     if dz.shape[1] == 1:  # a copy is four times cheaper than a sum over an axis of one
+        one = scratch[:, 0]
+        xp.multiply(one, sigma, out=one)
+        xp.multiply(one, half, out=one)
         dmu[...] = dz[:, 0]
-        dlogvar[...] = scratch[:, 0]
+        dlogvar[...] = one
     else:
         xp.add.reduce(dz, axis=1, out=dmu)
         xp.add.reduce(scratch, axis=1, out=dlogvar)
-    xp.multiply(dlogvar, sigma, out=dlogvar)
-    xp.multiply(dlogvar, sigma.dtype.type(0.5), out=dlogvar)
+        xp.multiply(dlogvar, sigma, out=dlogvar)
+        xp.multiply(dlogvar, half, out=dlogvar)
