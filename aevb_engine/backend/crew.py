@@ -35,6 +35,7 @@ NAP = 10e-6  # asked for; on a busy core who sleeps is soon back, where one that
 LOOK = 0.1  # seconds between two looks whether the others are alive
 LINE = 16  # int64 numbers between two counters: no two on a cache line
 PATIENCE = 2.0  # seconds for a dismissed member to leave before it is killed
+PIPE = 32768  # bytes that a pipe holds, at least
 LEFT, FAILED = -1, -2  # what a counter holds in place of phases done
 
 
@@ -203,13 +204,15 @@ def _keep_open(*wanted: int) -> None:
 
 
 def _pickled(error: BaseException) -> bytes:
-    """The exception, or where it cannot travel its words."""
+    """The exception, or its words where it cannot travel or would not fit into a pipe that nobody reads yet."""
     try:
         data = pickle.dumps(error)
         pickle.loads(data)
     except Exception:
-        data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
-    return data
+        data = b""
+    if 0 < len(data) < PIPE:
+        return data
+    return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"[: PIPE // 8]))
 
 
 def _ended(number: int) -> bool:

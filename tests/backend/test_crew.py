@@ -183,6 +183,16 @@ def test_an_exception_that_cannot_travel_says_its_words(made: Callable[..., Crew
         made([[nothing], [fail]]).run(1)
 
 
+def test_a_long_exception_is_cut(made: Callable[..., Crew]) -> None:
+    """It has to fit into a pipe that nobody reads yet."""
+
+    def fail() -> None:
+        raise ValueError("long " * 100_000)
+
+    with pytest.raises(RuntimeError, match="ValueError: long long"):
+        made([[nothing], [fail]]).run(1)
+
+
 def test_after_an_interrupt_the_next_steps_run(make_step: Any, make_likelihood: Any, gone: Gone) -> None:
     run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
     run.fill()
