@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class CupyBackend:
                     call()
 
     def repeat(self, phases: Sequence[Sequence[Sequence[Call]]]) -> Callable[[int], None]:
-        return partial(self.run, phases)
+        return lambda times: self.run(phases, times)
 
     def close(self) -> None:
         self.stream.synchronize()

@@ -14,7 +14,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ class NumpyBackend:
 
     def repeat(self, phases: Sequence[Sequence[Sequence[Call]]]) -> Callable[[int], None]:
         if not self._shared or max(map(len, phases)) == 1:
-            return partial(self.run, phases)
+            return lambda times: self.run(phases, times)
         repeated = _Repeated(self, phases)
         self._repeated.add(repeated)
         return repeated

@@ -77,13 +77,11 @@ def test_a_killed_run_is_resumed_at_once(spawn, process, uninterrupted, gone):
     assert gone(worker)
 
 
-def test_a_killed_worker_ends_the_run_with_one_line(spawn, process, uninterrupted):
+def test_a_killed_worker_ends_the_run_with_one_line(spawn, process):
     child = spawn(*RUN, "--quiet", "--output", "r")
     await_checkpoint(Path("r"))
     os.kill(await_worker(child), signal.SIGKILL)
     out, err = child.communicate(timeout=30)
     assert (child.returncode, out, len(err.splitlines())) == (5, "", 1), err
     assert "a worker process ended unexpectedly" in err
-    resumed = process("resume", "r", "--quiet", "--no-figures")
-    assert (resumed.returncode, resumed.stdout, resumed.stderr) == (0, "", "")
-    assert_same(Path("r"), uninterrupted)
+    assert "aevb-engine resume r" in process("show", "r").stdout
