@@ -75,6 +75,7 @@ def examine() -> dict[str, Any]:
 
     try:
         facts = environment()
+        from aevb_engine.backend.crew import possible
         from aevb_engine.backend.numpy import physical_cores
     except ImportError as error:
         raise BackendError(
@@ -94,6 +95,7 @@ def examine() -> dict[str, Any]:
         "schema": 1,
         "environment": facts,
         "threads": physical_cores(),
+        "workers": "processes" if possible() else "threads",
         "gpu": gpu,
         "data_folder": data,
         "runs_folder": {"path": str(Path("runs").absolute()), **_space(Path("runs").absolute())},
@@ -142,6 +144,7 @@ def report(record: dict[str, Any]) -> str:
     versions = ("numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl")
     versions_gpu = f"CUDA {gpu['cuda']}, driver for CUDA {gpu['driver']}, CuPy {gpu['cupy']}"
     usable = f"usable: {', '.join(gpu['devices'])}, {versions_gpu}" if gpu["usable"] else f"not usable: {gpu['cause']}"
+    workers = f"up to {record['threads']} (physical cores granted), in training as {record['workers']}"
     rows = [
         ("aevb-engine", facts["aevb-engine"]),
         ("Python", f"{facts['python']} at {sys.executable}"),
@@ -149,7 +152,7 @@ def report(record: dict[str, Any]) -> str:
         ("packages", ", ".join(f"{name} {facts[name]}" for name in versions)),
         ("processor", f"{facts['machine']}, {facts['cores']} logical cores"),
         ("BLAS", "; ".join(facts["blas"]) or "unknown"),
-        ("threads", f"up to {record['threads']} (physical cores); BLAS itself is held to one"),
+        ("threads", f"{workers}; BLAS itself is held to one"),
         ("GPU", usable),
     ]
     if not gpu["usable"] and gpu["devices"]:

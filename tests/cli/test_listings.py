@@ -177,6 +177,15 @@ def test_doctor(call, monkeypatch):
     assert record["threads"] >= 1
 
 
+def test_doctor_says_how_training_is_shared(call, monkeypatch):
+    monkeypatch.setenv("AEVB_WORKERS", "threads")
+    assert "in training as threads" in call("doctor").stdout
+    assert json.loads(call("doctor", "--json").stdout)["workers"] == "threads"
+    monkeypatch.setenv("AEVB_WORKERS", "thread")
+    result = call("doctor")
+    assert (result.exit_code, result.stderr) == (2, "error: AEVB_WORKERS=thread: use processes or threads\n")
+
+
 def test_doctor_survives_a_gpu_probe_that_crashes(call, monkeypatch):
     import aevb_cli.doctor as doctor
 
