@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ import threadpoolctl
 from aevb_engine import jit
 from aevb_engine.backend import crew
 from aevb_engine.backend.base import Call, Plan, Replay
+from aevb_engine.backend.cores import physical_cores
 from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import shared_zeros
 from aevb_engine.errors import BackendError
@@ -44,6 +43,7 @@ class NumpyBackend:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or physical_cores()
         self._workers: list[_Worker] = []
+        self._process = os.getpid()  # whose threads they are
         self._shared = self.threads > 1 and crew.possible()
         self._repeated: weakref.WeakSet[_Repeated] = weakref.WeakSet()
         self._blas = threadpoolctl.ThreadpoolController()
@@ -77,6 +77,9 @@ class NumpyBackend:
         return platform.processor() or platform.machine()
 
     def run(self, phases: Sequence[Sequence[Sequence[Call]]], times: int) -> None:
+        if self._process != os.getpid():  # forked by the user: no thread came along
+            self._process = os.getpid()
+            self._workers.clear()
         while len(self._workers) < max(map(len, phases)) - 1:
             self._workers.append(_Worker())
         with self.one_thread():
@@ -194,56 +197,3 @@ class _Worker:
             except BaseException as error:
                 self._error = error
             self._done.release()
-
-
-def physical_cores() -> int:
-    """Physical cores this process may use, whole ones of what its control group is granted."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        cores = set(_core_lines(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")))
-    except OSError:
-        cores = set()
-    return max(1, min(allowed, len(cores) or allowed, _granted(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))))
-
-
-def _granted(root: Path, groups: Path) -> int:
-    """Whole cores that the control groups of this process grant it; many where they set no limit."""
-    try:
-        lines = groups.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return sys.maxsize
-    least = sys.maxsize
-    for line in lines:
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = root / "cpu" if controllers else root
-        place = top / path.lstrip("/")
-        for folder in (place, *place.parents):  # in a container the path may be the host's: only the top is there
-            if top in (folder, *folder.parents):
-                least = min(least, _limit(folder))
-    return max(1, least)
-
-
-def _limit(folder: Path) -> int:
-    """Whole cores by the files of one control group, of either version."""
-    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-        try:
-            quota, period = " ".join((folder / n).read_text(encoding="ascii") for n in names).split()
-            return int(quota) // int(period) if int(quota) > 0 else sys.maxsize
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return sys.maxsize
-
-
-def _core_lines(cpuinfo: str) -> list[tuple[str, str]]:
-    """(package, core) of every processor listed in /proc/cpuinfo."""
-    found = []
-    package = "0"
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "physical id":
-            package = value.strip()
-        elif name.strip() == "core id":
-            found.append((package, value.strip()))
-    return found

@@ -90,7 +90,8 @@ def _device(clock: Clock, backend: Any, name: str, options: Options) -> dict[str
 
 def _cpu(name: str, options: Options) -> dict[str, Any]:
     """The CPU backend with as many threads as it would choose, and with one."""
-    from aevb_engine.backend.numpy import NumpyBackend, physical_cores
+    from aevb_engine.backend.cores import physical_cores
+    from aevb_engine.backend.numpy import NumpyBackend
     from aevb_engine.experiment.session import choose_threads
 
     found: dict[str, Any] = {}

@@ -30,7 +30,7 @@ def bench(workloads: str | None, threads: int | None, as_json: bool) -> None:
     minute for all workloads; other work on the machine makes the figures worse.
     """
     from aevb_engine import jit
-    from aevb_engine.backend.numpy import physical_cores
+    from aevb_engine.backend.cores import physical_cores
     from aevb_engine.bench import WORKLOADS, measure
     from aevb_engine.experiment.environment import environment
 

@@ -75,8 +75,8 @@ def examine() -> dict[str, Any]:
 
     try:
         facts = environment()
+        from aevb_engine.backend.cores import physical_cores
         from aevb_engine.backend.crew import possible
-        from aevb_engine.backend.numpy import physical_cores
     except ImportError as error:
         raise BackendError(
             f"a package that the engine needs cannot be imported ({error}); install aevb-engine again"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aevb_engine.backend.numpy import NumpyBackend, _granted, physical_cores
+from aevb_engine.backend.cores import _granted, physical_cores
+from aevb_engine.backend.numpy import NumpyBackend
 
 
 def put(path: Path, text: str) -> None:
@@ -47,6 +48,6 @@ def test_without_control_groups(tmp_path: Path) -> None:
 
 
 def test_the_grant_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aevb_engine.backend.numpy._granted", lambda root, groups: 1)
+    monkeypatch.setattr("aevb_engine.backend.cores._granted", lambda root, groups: 1)
     assert physical_cores() == 1
     assert NumpyBackend().threads == 1

@@ -356,6 +356,25 @@ def test_a_process_forked_by_the_user_has_arrays_of_its_own(make_step: Any, make
         r.step.backend.close()
 
 
+def test_threads_in_a_process_forked_by_the_user() -> None:
+    """Threads do not survive a fork; evaluation needs them."""
+    backend = NumpyBackend(2)
+    done = [0, 0]
+    phases = [[[lambda i=i: done.__setitem__(i, done[i] + 1)] for i in range(2)]]
+    backend.run(phases, 3)
+    number = os.fork()
+    if number == 0:
+        signal.alarm(5)  # a thread that is waited for in vain
+        try:
+            backend.run(phases, 1)
+        finally:
+            os._exit(0 if done == [4, 4] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
+    backend.run(phases, 1)
+    assert done == [4, 4]
+    backend.close()
+
+
 @pytest.mark.parametrize("shape", [(1 << 40, 1 << 30), (1 << 46,)])
 def test_too_large_an_array(shape: tuple[int, ...]) -> None:
     with pytest.raises(MemoryError, match=r"bytes for an array of shape \("):
