@@ -75,8 +75,11 @@ class Backend(Protocol):
         """Run the phases in order, ``times`` times; the lists inside a phase may run at the same time."""
         ...
 
-    def repeat(self, phases: Sequence[Sequence[Sequence[Call]]]) -> Callable[[int], None]:
-        """``run`` of phases that are run often: what it takes to be fast is kept as long as the callable."""
+    def repeat(
+        self, phases: Sequence[Sequence[Sequence[Call]]], operations: Sequence[Operation]
+    ) -> Callable[[int], None]:
+        """``run`` of phases that are run often, bound from ``operations``: what makes it fast is kept as long as the
+        callable."""
         ...
 
     def close(self) -> None: ...

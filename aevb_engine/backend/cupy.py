@@ -117,7 +117,9 @@ class CupyBackend:
                 for call in calls:
                     call()
 
-    def repeat(self, phases: Sequence[Sequence[Sequence[Call]]]) -> Callable[[int], None]:
+    def repeat(
+        self, phases: Sequence[Sequence[Sequence[Call]]], operations: Sequence[Operation]
+    ) -> Callable[[int], None]:
         return lambda times: self.run(phases, times)
 
     def close(self) -> None:

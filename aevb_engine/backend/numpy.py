@@ -24,7 +24,7 @@ from aevb_engine.backend import crew
 from aevb_engine.backend.base import Call, Plan, Replay
 from aevb_engine.backend.cores import physical_cores
 from aevb_engine.backend.products import bind
-from aevb_engine.backend.shared import shared_zeros
+from aevb_engine.backend.shared import is_shared, shared_zeros
 from aevb_engine.errors import BackendError
 from aevb_engine.operation import Operation, Rows
 
@@ -97,8 +97,12 @@ class NumpyBackend:
                     for worker in busy:
                         worker.check()
 
-    def repeat(self, phases: Sequence[Sequence[Sequence[Call]]]) -> Callable[[int], None]:
-        if not self._shared or max(map(len, phases)) == 1:
+    def repeat(
+        self, phases: Sequence[Sequence[Sequence[Call]]], operations: Sequence[Operation]
+    ) -> Callable[[int], None]:
+        # What a plugin writes into arrays of its own making, other processes would not see.
+        seen = self._shared and all(is_shared(b.array) for op in operations for b in op.writes)
+        if not seen or max(map(len, phases)) == 1:
             return lambda times: self.run(phases, times)
         repeated = _Repeated(self, phases)
         self._repeated.add(repeated)

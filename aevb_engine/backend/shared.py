@@ -39,6 +39,13 @@ def shared_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[An
     return np.frombuffer(region, dtype, count).reshape(shape)
 
 
+def is_shared(array: Any) -> bool:
+    """Whether the array, or what it is a view of, was made here."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array.obj if isinstance(array, memoryview) else array, _Region)
+
+
 def fork_worker(work: Callable[[], None]) -> int:
     """Fork a process that does ``work`` on the shared arrays and ends; its number."""
     global _own

@@ -321,11 +321,12 @@ class TrainingStep:
 
     def _replay(self, everything: Rows) -> None:
         """The whole step on the plan's path; where it cannot run, an error or a warning and the eager path."""
-        updates = [operation for part in self.parameters for operation in part]
         try:
             if self.objective.updates > 1:
                 raise BackendError(f"trainer {self.plan.path}: the objective uses a batch for several steps")
-            self.replay = self.backend.replay(self.plan, [*self.first, *self.visit, *updates, *self.leave], everything)
+            self.replay = self.backend.replay(
+                self.plan, [*self.first, *self.visit, *self._updates, *self.leave], everything
+            )
         except BackendError as error:
             if self.plan.strict:
                 raise BackendError(f"{error}; {self.plan.strict}") from error
@@ -357,11 +358,15 @@ class TrainingStep:
     @cached_property
     def _run_visit(self) -> Callable[[int], None]:
         """Steps that each are the first on their batch."""
-        return self.backend.repeat(self.visit_phases)
+        return self.backend.repeat(self.visit_phases, [*self.first, *self.visit, *self._updates, *self.leave])
 
     @cached_property
     def _run_others(self) -> Callable[[int], None]:
-        return self.backend.repeat(self.phases)
+        return self.backend.repeat(self.phases, [*self.first, *self.rows, *self._updates, *self.last])
+
+    @property
+    def _updates(self) -> list[Operation]:
+        return [operation for part in self.parameters for operation in part]
 
     def report(self) -> None:
         """After the steps of a block: the head of its report, without waiting for it."""

@@ -19,6 +19,7 @@ from aevb_engine.backend import crew, shared
 from aevb_engine.backend.crew import Crew, plan
 from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.errors import BackendError, UsageError
+from aevb_engine.operation import Buffer, custom
 
 pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64")
 OBJECTIVES = {"elbo": {}, "iwae": {}, "wake-sleep": {}, "mcem": {"leapfrogs": 2, "updates": 3}}
@@ -73,15 +74,10 @@ def test_the_bits_of_threads(
 @pytest.mark.parametrize("name", ["elbo", "elbo-mc", "iwae", "beta", "autoencoder", "wake-sleep", "mcem"])
 def test_all_that_a_step_writes_is_shared(name: str, make_step: Any, make_likelihood: Any) -> None:
     step = make_step(name, make_likelihood("gaussian sigmoid affine -1"), samples=1, threads=2).step
-    regions = []
-    for region in shared._live:
-        start = np.frombuffer(region, np.uint8).__array_interface__["data"][0]
-        regions.append((start, start + len(region)))
     lists = [step.first, step.visit, *step.parameters, step.leave]
     for operation in (op for operations in lists for op in operations):
         for buffer in operation.writes:
-            low, high = np.lib.array_utils.byte_bounds(buffer.array)
-            assert any(a <= low and high <= b for a, b in regions), (operation.name, buffer.name)
+            assert shared.is_shared(buffer.array), (operation.name, buffer.name)
     step.backend.close()
 
 
@@ -391,4 +387,14 @@ def test_threads_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEVB_WORKERS", "threads")
     backend = NumpyBackend(2)
     assert backend.empty((3,), np.float32).base is None
-    assert not hasattr(backend.repeat([[[nothing], [nothing]]]), "_crew")
+    assert not hasattr(backend.repeat([[[nothing], [nothing]]], []), "_crew")
+
+
+def test_what_a_plugin_writes_elsewhere_is_written_by_threads(place: Any) -> None:
+    """In another process it would be lost, silently."""
+    backend = NumpyBackend(2)
+    phases = [[[nothing], [nothing]]]
+    for array, crews in ((backend.empty((4,), np.float32), True), (place[2:4], True), (np.zeros(4), False)):
+        written = custom("own", lambda xp, rows: nothing, (), (Buffer("own", array).part(slice(1, None)),))
+        assert hasattr(backend.repeat(phases, [written]), "_crew") == crews
+    assert not shared.is_shared(np.zeros(3)[1:])
