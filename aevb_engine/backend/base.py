@@ -52,6 +52,11 @@ class Backend(Protocol):
     threads: int
     asynchronous: bool  # whether ``run`` comes back before the work is done
 
+    def enter(self) -> None:
+        """From now on what this thread does to the backend's arrays is in order with what the backend does: every other
+        method begins so."""
+        ...
+
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any: ...
     def upload(self, array: npt.NDArray[Any]) -> Any: ...
     def upload_beside(self, arrays: Sequence[npt.NDArray[Any]]) -> list[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.backend.base import Call, Plan, Replay
+from aevb_engine.backend.stream import make_current
 from aevb_engine.cuda.launch import Launch
 from aevb_engine.cuda.lower import Product, Text, lower
 from aevb_engine.cuda.module import module
@@ -35,23 +36,36 @@ class CupyBackend:
     def __init__(self) -> None:
         self.xp: Any = open_cupy()
         self.stream, self._copies = _streams(self.xp)
-        self.stream.use()
+        self.enter()
+
+    def enter(self) -> None:
+        make_current(self.xp, self.stream)
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+        self.enter()
         return self.xp.zeros(shape, dtype)
 
     def upload(self, array: npt.NDArray[Any]) -> Any:
+        self.enter()
+        return self._copied(array)
+
+    def _copied(self, array: npt.NDArray[Any]) -> Any:
         return self.xp.asarray(np.ascontiguousarray(array))
 
     def upload_beside(self, arrays: Sequence[npt.NDArray[Any]]) -> list[Any]:
-        with self._copies:
-            made = [self.upload(a) for a in arrays]
+        make_current(self.xp, self._copies)
+        try:
+            made = [self._copied(a) for a in arrays]
             done = self._copies.record()
+        finally:
+            self.enter()
         self.stream.wait_event(done)
         return made
 
     def download(self, array: Any) -> npt.NDArray[Any]:
-        host: npt.NDArray[Any] = self.xp.asnumpy(array)
+        self.enter()
+        # Contiguous, or CuPy would copy it in a with-block of its own, and leave the null stream.
+        host: npt.NDArray[Any] = self.xp.asnumpy(self.xp.ascontiguousarray(array))
         return host
 
     def device(self) -> str:
@@ -66,6 +80,7 @@ class CupyBackend:
         return {"pool": pool.total_bytes(), "used": pool.used_bytes(), "free": free, "total": total}
 
     def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
+        self.enter()
         items = lower(operations)
         launches = {i: t.source.launch(*t.arrays(rows)) for i, t in enumerate(items) if isinstance(t, Text)}
         functions: dict[str, Any] = {}
@@ -88,6 +103,7 @@ class CupyBackend:
     def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
         from aevb_engine.backend.replay import Graph, Persistent  # few runs need it
 
+        self.enter()
         made: Callable[..., Replay] = Graph if plan.path == "graph" else Persistent
         return made(self.xp, self.stream, operations, rows, plan.products)
 
@@ -112,10 +128,10 @@ class CupyBackend:
 
     def run(self, phases: Sequence[Sequence[Sequence[Call]]], times: int) -> None:
         calls = [call for phase in phases for share in phase for call in share]
-        with self.stream:
-            for _ in range(times):
-                for call in calls:
-                    call()
+        self.enter()
+        for _ in range(times):
+            for call in calls:
+                call()
 
     def repeat(
         self, phases: Sequence[Sequence[Sequence[Call]]], operations: Sequence[Operation]
@@ -182,7 +198,7 @@ def open_cupy() -> Any:
         one = cupy.ones((2, 2), np.float32)
         cupy.matmul(one, one, out=cupy.empty_like(one))
         cupy.RawModule(code='extern "C" __global__ void probe() {}', options=OPTIONS).get_function("probe")
-    except (ImportError, RuntimeError) as error:
+    except Exception as error:  # CuPy has kinds of its own beside ImportError and RuntimeError
         raise BackendError(
             f"backend gpu: a CUDA library is missing or fails ({_line(error)}); install CuPy with them: {INSTALL}"
         ) from error

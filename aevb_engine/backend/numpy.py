@@ -48,6 +48,8 @@ class NumpyBackend:
         self._repeated: weakref.WeakSet[_Repeated] = weakref.WeakSet()
         self._blas = threadpoolctl.ThreadpoolController()
 
+    def enter(self) -> None: ...
+
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
         # Zeros: padding is never read from uninitialized memory.
         return shared_zeros(shape, dtype) if self._shared else np.zeros(shape, dtype)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aevb_engine.backend.cupy import OPTIONS, number
+from aevb_engine.backend.stream import make_current
 from aevb_engine.cuda.fused import captured
 from aevb_engine.cuda.own import own
 from aevb_engine.cuda.persistent import LATE, Joined, arguments, barriers, blocks, groups, joined, persistent, table
@@ -35,8 +36,8 @@ class Graph:
             self._stream = stream
             self._launches = [(functions[k.name], k.grid, k.block, k.args) for k in made.kernels]
             self.kernels = len(self._launches)
-            self._one = capture(stream, lambda: self._enqueue(1))
-            self._many = capture(stream, lambda: self._enqueue(STEPS))
+            self._one = capture(xp, stream, lambda: self._enqueue(1))
+            self._many = capture(xp, stream, lambda: self._enqueue(STEPS))
 
     def _enqueue(self, steps: int) -> None:
         for _ in range(steps):
@@ -69,8 +70,8 @@ class Persistent:
             self._table, self.barriers = xp.asarray(table([made])), xp.asarray(barriers([made]))
 
     def run(self, times: int) -> None:
-        with self.stream:
-            self.kernel.launch(self.blocks, self._table, self.barriers, times)
+        make_current(self.xp, self.stream)
+        self.kernel.launch(self.blocks, self._table, self.barriers, times)
 
     def together(self, others: Sequence[Persistent]) -> Callable[[int], None]:
         """A call that enqueues so many steps of this run and of others in one launch, as ``Together`` does."""
@@ -129,6 +130,7 @@ class Together:
         BackendError where they do not fit. Every run may still be asked for steps alone.
         """
         xp, stream = runs[0].xp, runs[0].stream  # one stream for the process
+        make_current(xp, stream)
         with one_line("persistent"):
             grid = self._kernel.fitting(len(runs))
             rows = xp.asarray(table([r.made for r in runs], self._kernel.made))
@@ -137,8 +139,8 @@ class Together:
             each.barriers = state[i : i + 1]
 
         def run(times: int) -> None:
-            with stream:
-                self._kernel.launch(grid, rows, state, times)
+            make_current(xp, stream)
+            self._kernel.launch(grid, rows, state, times)
 
         return run
 
@@ -163,17 +165,17 @@ def loaded(function: Any) -> Any:
     return function
 
 
-def capture(stream: Any, work: Callable[[], object]) -> Any:
+def capture(xp: Any, stream: Any, work: Callable[[], object]) -> Any:
     """The graph of what ``work`` enqueues, on the device."""
-    with stream:
-        stream.begin_capture()
-        try:
-            work()
-        except BaseException:
-            with contextlib.suppress(Exception):  # the stream must not stay in capture, whatever has become of it
-                stream.end_capture()
-            raise
-        graph = stream.end_capture()
+    make_current(xp, stream)
+    stream.begin_capture()
+    try:
+        work()
+    except BaseException:
+        with contextlib.suppress(Exception):  # the stream must not stay in capture, whatever has become of it
+            stream.end_capture()
+        raise
+    graph = stream.end_capture()
     graph.upload(stream)
     return graph
 

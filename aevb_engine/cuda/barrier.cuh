@@ -6,12 +6,12 @@ enum { ARRIVED, BEGAN, LATE };
 // What the block wrote before is seen by whoever looks at the count afterwards.
 __device__ inline void arrive(unsigned int* count)
 {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(__cvta_generic_to_global(count)) : "memory");
 }
 __device__ inline unsigned int look(const unsigned int* count)
 {
     unsigned int value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(count) : "memory");
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(count)) : "memory");
     return value;
 }
 #else  // where memory is always in order

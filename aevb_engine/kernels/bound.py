@@ -33,7 +33,7 @@ def log_weight(xp: Any, logp: Any, prior: Any, posterior: Any, logw: Any) -> Non
 @kernel("logw: rc, scratch: rc~ -> bound: r")
 def log_mean_exp(xp: Any, logw: Any, scratch: Any, bound: Any) -> None:
     """bound = log 1/k sum_l e^logw_l, shifted by the largest so that nothing overflows."""
-    xp.maximum.reduce(logw, axis=1, out=bound)
+    xp.max(logw, axis=1, out=bound)
     xp.subtract(logw, bound[:, None], out=scratch)
     xp.exp(scratch, out=scratch)
     total = xp.add.reduce(scratch, axis=1)

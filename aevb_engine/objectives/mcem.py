@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -115,6 +116,7 @@ def _keep(held: Buffer, feed: Feed, chains: Buffer, scratch: Buffer) -> Operatio
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         index, z, table, work = feed.index.array, held.array, chains.array, scratch.array
+        take = partial(np.take, mode="clip") if xp is np else xp.take  # NumPy's would check and buffer, CuPy's wraps
 
         def run() -> None:
             if not twice:
@@ -124,7 +126,7 @@ def _keep(held: Buffer, feed: Feed, chains: Buffer, scratch: Buffer) -> Operatio
             order = xp.argsort(index, kind="stable")
             ordered = index[order]
             last = xp.searchsorted(ordered, ordered, side="right") - 1
-            xp.take(z, order[last], axis=0, out=work, mode="clip")
+            take(z, order[last], axis=0, out=work)
             table[ordered] = work
 
         return run

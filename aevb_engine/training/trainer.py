@@ -128,6 +128,7 @@ class Trainer:
         """The first part of ``advance``: all is ready for the steps to be run."""
         if not 1 <= steps <= self.block:
             raise ValueError(f"{steps} steps: a block has 1 to {self.block}")
+        self.model.backend.enter()
         if self._kept_at is None or self.step - self._kept_at >= SNAPSHOT:
             self._keep()
         self._fill(steps)

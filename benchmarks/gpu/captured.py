@@ -58,11 +58,11 @@ class Cublas:
 
 
 def capture(stream: Any, work: Callable[[], Any]) -> Any:
-    """The graph of what ``work`` enqueues on ``stream``."""
-    with stream:
-        stream.begin_capture()
-        try:
-            work()
-        finally:
-            graph = stream.end_capture()
+    """The graph of what ``work`` enqueues on ``stream``, which is in use afterwards."""
+    stream.use()
+    stream.begin_capture()
+    try:
+        work()
+    finally:
+        graph = stream.end_capture()
     return graph

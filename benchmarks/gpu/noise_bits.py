@@ -37,8 +37,7 @@ def device(backend: Any, kind: str, shape: tuple[int, int, int]) -> Any:
     step, row = (backend.upload(np.array([n], np.int64)) for n in (STEP - 2, (ROW - 3) // 5))
     launch = source.launch(step, row, 2, 5, ROW - (ROW - 3) // 5 * 5, stream_id("noise"), *key(SEED), out)
     function = backend.xp.RawModule(code=module([source], np.float32), options=OPTIONS).get_function(source.name)
-    with backend.stream:
-        function(launch.grid, launch.block, launch.args)
+    function(launch.grid, launch.block, launch.args)
     return backend.download(out)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from result import Record, say
 from section import Options
-from workloads import current, trainer, workloads
+from workloads import trainer, workloads
 
 GRADIENT = 1e-5  # relative, by norm
 BOUND = 1e-3  # nats, after 1,000 steps
@@ -82,7 +82,7 @@ def session(backend: str, options: Options, config: dict[str, Any], change: Any 
 
 def train(made: Any, steps: int) -> Any:
     """The bounds of the batches."""
-    current(made.backend)
+    made.backend.enter()
     out = [made.trainer.advance(min(BLOCK, steps - s))[:, 2] for s in range(0, steps, BLOCK)]
     return np.concatenate(out)
 
@@ -127,13 +127,13 @@ def repeat(record: Record, options: Options) -> None:
         train(made, steps)
     train(begun, part)
     kept = begun.trainer.arrays()
-    current(resumed.backend)
+    resumed.backend.enter()
     resumed.trainer.restore(part, kept)
     train(resumed, steps - part)
     for name, other in (("two runs", again), ("a run and its resumption", resumed)):
-        current(first.backend)
+        first.backend.enter()
         expected = first.trainer.arrays()
-        current(other.backend)
+        other.backend.enter()
         actual = other.trainer.arrays()
         different = sum(int((bits(expected[n]) != bits(actual[n])).sum()) for n in expected)
         record.check(f"{name}: numbers with other bits", different == 0, different, 0)

@@ -22,7 +22,6 @@ from result import Record, say
 from section import Options
 from setting import HERE, absent
 from timing import Clock
-from workloads import current
 
 STEPS = 1000
 PATHS = ("eager", "graph", "persistent")
@@ -174,7 +173,7 @@ def ours(name: str, file: Path, options: Options, path: str, rounds: int) -> dic
         leave(made, name, file, rounds)
     train(made, steps)
     bound = float((made.test_k or made.test).run()[:, 0].mean())
-    current(made.backend)
+    made.backend.enter()
     block = 5 if options.small else min(500, trainer.block)
     clock = Clock(made.backend)
     times = [clock.wall(lambda: trainer.advance(block)) / block for _ in range(rounds)]

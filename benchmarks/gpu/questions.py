@@ -111,17 +111,17 @@ def launches(clock: Clock) -> dict[str, float]:
 
 def _host(clock: Clock, call: Any, times: int = 300) -> float:
     taken = []
-    with clock.stream:
-        for _ in range(5):
-            call()
-        for _ in range(7):
-            clock.stream.synchronize()
-            clock.busy(0.05)
-            start = time.perf_counter()
-            for _ in range(times):
-                call()
-            taken.append((time.perf_counter() - start) / times)
+    clock.backend.enter()
+    for _ in range(5):
+        call()
+    for _ in range(7):
         clock.stream.synchronize()
+        clock.busy(0.05)
+        start = time.perf_counter()
+        for _ in range(times):
+            call()
+        taken.append((time.perf_counter() - start) / times)
+    clock.stream.synchronize()
     return round(float(np.median(taken)) * 1e6, 3)
 
 
@@ -188,14 +188,13 @@ def cublas_under_capture(clock: Clock) -> dict[str, Any]:
         cublas.product(dy, w, dx, turned_b=True)
         cublas.product(x, dy, dw, turned_a=True)
 
-    with clock.stream:
-        all_three()
+    clock.backend.enter()
+    all_three()
     graph = capture(clock.stream, all_three)
     errors = []
     for array in (y, dx, dw):
         array[...] = np.nan
-    with clock.stream:
-        graph.launch(clock.stream)
+    graph.launch(clock.stream)
     for array, a, b in ((y, x, w), (dx, dy, w.T), (dw, x.T, dy)):
         errors.append(_error(xp.asnumpy(array), xp.asnumpy(a).astype(np.float64) @ xp.asnumpy(b)))
     replay = clock.back_to_back(lambda: graph.launch(clock.stream), 50)
@@ -219,4 +218,6 @@ def cupy_under_capture(clock: Clock) -> dict[str, Any]:
         capture(stream, lambda: xp.matmul(a, a, out=y))
     except Exception as error:
         return {"works": False, "error": f"{type(error).__name__}: {error}"}
+    finally:
+        clock.backend.enter()
     return {"works": True}

@@ -15,7 +15,7 @@ from machine import smi
 from result import Record, say
 from section import Options
 from timing import QUEUE, Clock
-from workloads import current, trainer, workloads
+from workloads import trainer, workloads
 
 BLOCK = 50
 
@@ -43,7 +43,7 @@ def run(record: Record, options: Options) -> None:
 
 
 def _device(clock: Clock, backend: Any, name: str, options: Options) -> dict[str, Any]:
-    current(backend)
+    backend.enter()
     made = trainer(name, backend, options.small)
     block, rounds = (2, 2) if options.small else (BLOCK, 15)
     for _ in range(2):

@@ -31,8 +31,8 @@ class Clock:
     def busy(self, seconds: float) -> None:
         """Keep the stream from anything else for so long."""
         if self.real:
-            with self.stream:
-                self.functions["spin"]((1,), (1,), (np.int64(seconds * 1e9),))
+            self.backend.enter()
+            self.functions["spin"]((1,), (1,), (np.int64(seconds * 1e9),))
 
     def device(self, work: Callable[[], Any], ahead: float = 0.0) -> float:
         """Seconds of the device for ``work``; ``ahead``: how long the host may take to enqueue it."""
@@ -41,12 +41,12 @@ class Clock:
             work()
             return time.perf_counter() - start
         first, last = self.xp.cuda.Event(), self.xp.cuda.Event()
-        with self.stream:
-            if ahead:
-                self.busy(ahead)
-            first.record(self.stream)
-            work()
-            last.record(self.stream)
+        self.backend.enter()
+        if ahead:
+            self.busy(ahead)
+        first.record(self.stream)
+        work()
+        last.record(self.stream)
         last.synchronize()
         return float(self.xp.cuda.get_elapsed_time(first, last)) * 1e-3
 
@@ -63,9 +63,9 @@ class Clock:
         times, rounds = (times, rounds) if self.real else (1, 1)
 
         def repeat() -> None:
-            with self.stream:
-                for _ in range(times):
-                    call()
+            self.backend.enter()
+            for _ in range(times):
+                call()
 
         enqueue = self.wall(repeat)  # warm, and an upper bound of the host's part
         return float(np.median([self.device(repeat, 1.5 * enqueue + 1e-3) for _ in range(rounds)])) / times

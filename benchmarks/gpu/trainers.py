@@ -18,7 +18,7 @@ from parity import BOUND, GRADIENT, bits, relative, session
 from result import Record, say
 from section import Options
 from timing import Clock
-from workloads import current, trainer, workloads
+from workloads import trainer, workloads
 
 PATHS = ("eager", "graph", "persistent")
 PAPER = {"hidden": (100,), "latent_dim": 2, "optimizer": "adagrad", "lr": 0.02}
@@ -83,7 +83,7 @@ def promises(record: Record, backend: Any, name: str, options: Options) -> None:
     rows = np.concatenate([rows, cpu.advance(steps - 1)])[:, 2]
     arrays: dict[str, Any] = {}
     for path in PATHS:
-        current(backend)
+        backend.enter()
         made = trainer(name, backend, options.small, plan=plan(path))
         first = made.advance(1)
         error = relative(gradient, backend.download(made.model.parameters.grad).astype(np.float64))
@@ -109,7 +109,7 @@ def measure(clock: Clock, backend: Any, name: str, path: str, products: str, opt
     """Microseconds of a step, as in training and of the device alone."""
     from aevb_engine.training.plan import multiply_adds
 
-    current(backend)
+    backend.enter()
     start = time.perf_counter()
     made = trainer(name, backend, options.small, plan=plan(path, products))
     made.advance(2)
@@ -152,7 +152,7 @@ def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def replicas(record: Record, clock: Clock, backend: Any, options: Options) -> dict[str, Any]:
     """Microseconds of a step of all of so many replicas in one launch, of the first workload; the bits of the last."""
-    current(backend)
+    backend.enter()
     name = next(iter(workloads(options.small)))
     found: dict[str, Any] = {"workload": name}
     steps = 3 if options.small else 200

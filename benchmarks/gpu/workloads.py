@@ -1,4 +1,4 @@
-"""The workloads W1 to W5 of the step benchmarks, on any backend; and the arrays of a session made current."""
+"""The workloads W1 to W5 of the step benchmarks, on any backend."""
 
 from __future__ import annotations
 
@@ -40,9 +40,3 @@ def trainer(name: str, backend: Any, small: bool = False, threads: int = 1, plan
         plan=plan or Plan(),
     )  # fmt: skip
     return Trainer(model, optimizer, ResidentRows(Buffer("data", backend.upload(data))), settings)
-
-
-def current(backend: Any) -> None:
-    """Copies to and from the device go over this backend's stream from now on: one thread has one current stream."""
-    if backend.name == "gpu":
-        backend.stream.use()

@@ -171,8 +171,8 @@ def test_the_next_tables_are_uploaded_beside_the_work(path: str, double: Any, mo
     """Nothing is copied from the host before the second block runs; without the event it would be a race."""
     straight, s = session(path), session(path)
     uploads: list[str] = []
-    upload = type(s.backend).upload
-    monkeypatch.setattr(type(s.backend), "upload", lambda b, a: (uploads.append("upload"), upload(b, a))[1])
+    upload = type(s.backend)._copied
+    monkeypatch.setattr(type(s.backend), "_copied", lambda b, a: (uploads.append("upload"), upload(b, a))[1])
     run = s.trainer.inner.run
     monkeypatch.setattr(s.trainer.inner, "run", lambda *a: (uploads.append("run"), run(*a))[1])
     s.trainer.advance(10)

@@ -32,6 +32,7 @@ class ndarray(np.ndarray):
 
     def _read(self) -> np.ndarray:
         _not_captured("a read by the host")
+        _not_beside("a read by the host")
         counts["reads"] += 1
         return self.view(np.ndarray)
 
@@ -55,22 +56,33 @@ class ndarray(np.ndarray):
         if type(value) is np.ndarray and value.ndim:
             raise TypeError("a host array cannot be assigned to a device array; use asarray")
         _not_captured("an assignment")
+        _not_beside("an assignment")
         if isinstance(value, ndarray):
             _ordered(value)
         super().__setitem__(key, value)
 
 
 class _State:
+    """Streams as CuPy keeps them: ``use`` replaces the current one, and the end of a with-block goes back to the one
+    around it, or to the null stream, whatever was in use before."""
+
     capturing: _Stream | None = None
-    current: ClassVar[list[_Stream]] = []  # the stream in use, then those of with-blocks
+    current: _Stream | None = None  # None: the null stream
+    around: ClassVar[list[_Stream | None]] = [None]  # the null stream, then those of with-blocks
+    main: _Stream | None = None  # the first in use: the engine's
     unordered: ClassVar[list[tuple[ndarray, _Stream]]] = []  # copied on another stream, and not waited for
+
+
+def _not_beside(what: str) -> None:
+    """Nothing orders the null stream and a stream that does not block."""
+    if _State.main is not None and _State.current is None:
+        raise CUDARuntimeError(f"a race: {what} on the null stream, beside the stream in use")
 
 
 def _ordered(value: Any) -> None:
     """What another stream copies may be read only behind its event."""
-    now = _State.current[-1] if _State.current else None
     for array, stream in _State.unordered:
-        if stream is not now and np.may_share_memory(array, value):
+        if stream is not _State.current and np.may_share_memory(array, value):
             raise CUDARuntimeError("a race: an array is read before the stream that copies it was waited for")
 
 
@@ -82,6 +94,7 @@ def _not_captured(what: str) -> None:
 
 def _device(array: Any) -> ndarray:
     _not_captured("an allocation")
+    _not_beside("an allocation")
     counts["allocations"] += 1
     return np.array(array).view(ndarray)
 
@@ -119,15 +132,38 @@ def asarray(array: Any, dtype: Any = None) -> ndarray:
     if isinstance(array, ndarray) and dtype is None:
         return array
     made = _device(np.asarray(array, dtype))
-    if _State.current and _State.current[-1] is not _State.current[0]:
-        _State.unordered.append((made, _State.current[-1]))
+    if _State.current is not _State.main and _State.current is not None:
+        _State.unordered.append((made, _State.current))
     return made
 
 
 def asnumpy(array: Any) -> np.ndarray:
+    """What is not contiguous is copied in a with-block first, and so leaves no stream in use (CuPy 14.2)."""
     _not_captured("a copy to the host")
+    _not_beside("a copy to the host")
     counts["reads"] += 1
+    if not array.flags.c_contiguous:
+        _State.current = _State.around[-1]
     return np.array(array.view(np.ndarray))
+
+
+def ascontiguousarray(array: Any) -> ndarray:
+    return array if array.flags.c_contiguous else _device(np.ascontiguousarray(array))
+
+
+def take(a: Any, indices: Any, axis: Any = None, out: Any = None) -> Any:
+    """CuPy has no ``mode``: it always wraps."""
+    return np.take(a, indices, axis, out, mode="wrap")
+
+
+class _Maximum:
+    """CuPy reduces with add and multiply alone."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return np.maximum(*args, **kwargs)
+
+
+maximum = _Maximum()
 
 
 def matmul(a: Any, b: Any, out: Any = None) -> ndarray:
@@ -135,6 +171,7 @@ def matmul(a: Any, b: Any, out: Any = None) -> ndarray:
     if FAILURE == "no library":
         raise ImportError("libcublas.so.13: cannot open shared object file: No such file or directory")
     _checked(a, b, *([] if out is None else [out]))
+    _not_beside("a product")
     if _State.capturing is not None:
         raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
     counts["products"] += 1
@@ -184,6 +221,8 @@ class _Function:
         if self._module.cooperative and np.prod(grid) > MULTIPROCESSORS * OCCUPANCY:
             raise AssertionError(f"{self._name}: {grid} blocks do not fit; CuPy would launch fewer without a word")
 
+        _not_beside("a launch")
+
         def run() -> None:
             assert self._program is not None
             schedule = os.environ.get("AEVB_SCHEDULE", "forward")
@@ -207,7 +246,8 @@ class _Stream:
         self.recorded: list[Any] = []
 
     def use(self) -> _Stream:
-        _State.current = [self]
+        _State.current = self
+        _State.main = _State.main or self
         return self
 
     def synchronize(self) -> None:
@@ -235,11 +275,13 @@ class _Stream:
         return _Graph(self.recorded)
 
     def __enter__(self) -> _Stream:
-        _State.current.append(self)
+        _State.around.append(self)
+        _State.current = self
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _State.current.pop()
+        _State.around.pop()
+        _State.current = _State.around[-1]
 
 
 class _Graph:
@@ -292,7 +334,10 @@ runtime = types.SimpleNamespace(
     memGetInfo=lambda: (0, 0),
 )
 driver = types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared: OCCUPANCY)
-cuda = types.SimpleNamespace(runtime=runtime, driver=driver, Stream=_Stream, Device=lambda: types.SimpleNamespace(id=0))
+cuda = types.SimpleNamespace(
+    runtime=runtime, driver=driver, Stream=_Stream, Device=lambda: types.SimpleNamespace(id=0),
+    get_current_stream=lambda: _State.current,
+)  # fmt: skip
 
 
 class _Core(types.SimpleNamespace):
