@@ -52,8 +52,9 @@ def fork_worker(work: Callable[[], None]) -> int:
     _own = True
     try:
         with warnings.catch_warnings():
-            # Python 3.12 warns where other threads exist: the child calls array code alone and takes no lock of theirs.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            # Python 3.12 warns where other threads exist, and JAX where it is loaded: the child calls array code alone,
+            # and takes no lock of theirs.
+            warnings.simplefilter("ignore")
             number = os.fork()
     finally:
         _own = False
