@@ -175,6 +175,8 @@ def matmul(a: Any, b: Any, out: Any = None) -> ndarray:
     if _State.capturing is not None:
         raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
     counts["products"] += 1
+    # What is contiguous in neither order is copied first, without a word.
+    counts["allocations"] += sum(not (m.flags.c_contiguous or m.flags.f_contiguous) for m in (a, b))
     if out is not None and not out.flags.c_contiguous:
         raise ValueError("Output array must be C-contiguous")
     result = np.matmul(a.view(np.ndarray), b.view(np.ndarray), out=None if out is None else out.view(np.ndarray))
