@@ -120,35 +120,35 @@ def ones(shape: Any, dtype: Any = float) -> ndarray:
     return _device(np.ones(shape, dtype))
 
 
-def full(shape: Any, value: Any, dtype: Any = None) -> ndarray:
-    return _device(np.full(shape, value, dtype))
+def full(shape: Any, fill_value: Any, dtype: Any = None) -> ndarray:
+    return _device(np.full(shape, fill_value, dtype))
 
 
-def empty_like(array: Any) -> ndarray:
-    return empty(array.shape, array.dtype)
+def empty_like(prototype: Any) -> ndarray:
+    return empty(prototype.shape, prototype.dtype)
 
 
-def asarray(array: Any, dtype: Any = None) -> ndarray:
-    if isinstance(array, ndarray) and dtype is None:
-        return array
-    made = _device(np.asarray(array, dtype))
+def asarray(a: Any, dtype: Any = None) -> ndarray:
+    if isinstance(a, ndarray) and dtype is None:
+        return a
+    made = _device(np.asarray(a, dtype))
     if _State.current is not _State.main and _State.current is not None:
         _State.unordered.append((made, _State.current))
     return made
 
 
-def asnumpy(array: Any) -> np.ndarray:
+def asnumpy(a: Any) -> np.ndarray:
     """What is not contiguous is copied in a with-block first, and so leaves no stream in use (CuPy 14.2)."""
     _not_captured("a copy to the host")
     _not_beside("a copy to the host")
     counts["reads"] += 1
-    if not array.flags.c_contiguous:
+    if not a.flags.c_contiguous:
         _State.current = _State.around[-1]
-    return np.array(array.view(np.ndarray))
+    return np.array(a.view(np.ndarray))
 
 
-def ascontiguousarray(array: Any) -> ndarray:
-    return array if array.flags.c_contiguous else _device(np.ascontiguousarray(array))
+def ascontiguousarray(a: Any) -> ndarray:
+    return a if a.flags.c_contiguous else _device(np.ascontiguousarray(a))
 
 
 def take(a: Any, indices: Any, axis: Any = None, out: Any = None) -> Any:
