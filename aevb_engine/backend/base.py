@@ -11,6 +11,7 @@ import numpy.typing as npt
 from aevb_engine.operation import Operation, Rows
 
 Call = Callable[[], None]
+Phases = Sequence[Sequence[Sequence[Call]]]  # in order; the shares of a phase may run at the same time
 PATHS = ("eager", "graph", "persistent")
 
 
@@ -76,13 +77,11 @@ class Backend(Protocol):
         """The device in words, for the run's record."""
         ...
 
-    def run(self, phases: Sequence[Sequence[Sequence[Call]]], times: int) -> None:
-        """Run the phases in order, ``times`` times; the lists inside a phase may run at the same time."""
+    def run(self, phases: Phases, times: int) -> None:
+        """Run the phases ``times`` times."""
         ...
 
-    def repeat(
-        self, phases: Sequence[Sequence[Sequence[Call]]], operations: Sequence[Operation]
-    ) -> Callable[[int], None]:
+    def repeat(self, phases: Phases, operations: Sequence[Operation]) -> Callable[[int], None]:
         """``run`` of phases that are run often, bound from ``operations``: what makes it fast is kept as long as the
         callable."""
         ...

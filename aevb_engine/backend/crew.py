@@ -24,12 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aevb_engine.backend.base import Call
+from aevb_engine.backend.base import Call, Phases
 from aevb_engine.backend.shared import fork_worker, shared_zeros
 from aevb_engine.errors import BackendError, UsageError
 
-Phases = Sequence[Sequence[Sequence[Call]]]
-Plan = list[tuple[list[tuple[int, int]], Sequence[Call], int]]
+Agenda = list[tuple[list[tuple[int, int]], Sequence[Call], int]]
 SPINS = 8000  # looks at a number, some 200 us, before the member sleeps between two looks
 NAP = 10e-6  # asked for; on a busy core who sleeps is soon back, where one that yields is gone for a time slice
 LOOK = 0.1  # seconds between two looks whether the others are alive
@@ -58,14 +57,14 @@ class Crew:
         self._count = len(phases)
         self._counts = shared_zeros((size * LINE,), np.int64).data
         self._owner = os.getpid()
-        self._plan = plan(phases, 0)
+        self._agenda = agenda(phases, 0)
         self._last = range(1, len(phases[-1]))  # who else has a share in the last phase
         self._workers: list[tuple[int, int, int]] = []  # process, pipe to write to, pipe to read from
         self._end = weakref.finalize(self, _dismiss, self._owner, self._workers, self._counts)
         for w in range(1, size):
             ends = [*os.pipe(), *os.pipe()]
             try:
-                number = fork_worker(partial(self._work, w, plan(phases, w), setup, ends[0], ends[3]))
+                number = fork_worker(partial(self._work, w, agenda(phases, w), setup, ends[0], ends[3]))
             except OSError:
                 for end in ends:
                     os.close(end)
@@ -85,7 +84,7 @@ class Crew:
         try:
             for _, orders, _ in self._workers:
                 os.write(orders, times.to_bytes(8, "little"))
-            self._steps(0, self._plan, times)
+            self._steps(0, self._agenda, times)
             for w in self._last:
                 self._wait(w, self._done)
         except BrokenPipeError:
@@ -100,11 +99,11 @@ class Crew:
 
     # In every member ----------------------------------------------------------------------------------------
 
-    def _steps(self, me: int, plan: Plan, times: int) -> None:
+    def _steps(self, me: int, agenda: Agenda, times: int) -> None:
         counts, here = self._counts, me * LINE
         for _ in range(times):
             start = self._done
-            for before, calls, number in plan:
+            for before, calls, number in agenda:
                 for other, least in before:
                     if counts[other * LINE] < start + least:
                         self._wait(other, start + least)
@@ -154,7 +153,7 @@ class Crew:
 
     # In a forked member -------------------------------------------------------------------------------------
 
-    def _work(self, me: int, plan: Plan, setup: Callable[[], None], orders: int, answers: int) -> None:
+    def _work(self, me: int, agenda: Agenda, setup: Callable[[], None], orders: int, answers: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first member decides, and its end is seen
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
@@ -164,7 +163,7 @@ class Crew:
         try:
             setup()
             while times := self._order(orders):
-                self._steps(me, plan, times)
+                self._steps(me, agenda, times)
             self._counts[here] = LEFT
         except SystemExit:
             self._counts[here] = LEFT
@@ -183,7 +182,7 @@ class Crew:
         return int.from_bytes(os.read(pipe, 8), "little")
 
 
-def plan(phases: Phases, me: int) -> Plan:
+def agenda(phases: Phases, me: int) -> Agenda:
     """Of each phase in which member ``me`` has a share: for whom to wait until how many phases are done, the calls, and
     how many are done then; counted from the start of a step."""
     found = []

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.backend.base import Call, Plan, Replay
+from aevb_engine.backend.base import Call, Phases, Plan, Replay
 from aevb_engine.backend.stream import make_current
 from aevb_engine.cuda.launch import Launch
 from aevb_engine.cuda.lower import Product, Text, lower
@@ -126,16 +126,14 @@ class CupyBackend:
 
         return run
 
-    def run(self, phases: Sequence[Sequence[Sequence[Call]]], times: int) -> None:
+    def run(self, phases: Phases, times: int) -> None:
         calls = [call for phase in phases for share in phase for call in share]
         self.enter()
         for _ in range(times):
             for call in calls:
                 call()
 
-    def repeat(
-        self, phases: Sequence[Sequence[Sequence[Call]]], operations: Sequence[Operation]
-    ) -> Callable[[int], None]:
+    def repeat(self, phases: Phases, operations: Sequence[Operation]) -> Callable[[int], None]:
         return lambda times: self.run(phases, times)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import threadpoolctl
 
 from aevb_engine import jit
 from aevb_engine.backend import crew
-from aevb_engine.backend.base import Call, Plan, Replay
+from aevb_engine.backend.base import Call, Phases, Plan, Replay
 from aevb_engine.backend.cores import physical_cores
 from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import is_shared, shared_zeros
@@ -78,7 +78,7 @@ class NumpyBackend:
     def device(self) -> str:
         return platform.processor() or platform.machine()
 
-    def run(self, phases: Sequence[Sequence[Sequence[Call]]], times: int) -> None:
+    def run(self, phases: Phases, times: int) -> None:
         if self._process != os.getpid():  # forked by the user: no thread came along
             self._process = os.getpid()
             self._workers.clear()
@@ -99,9 +99,7 @@ class NumpyBackend:
                     for worker in busy:
                         worker.check()
 
-    def repeat(
-        self, phases: Sequence[Sequence[Sequence[Call]]], operations: Sequence[Operation]
-    ) -> Callable[[int], None]:
+    def repeat(self, phases: Phases, operations: Sequence[Operation]) -> Callable[[int], None]:
         # What a plugin writes into arrays of its own making, other processes would not see.
         seen = self._shared and all(is_shared(b.array) for op in operations for b in op.writes)
         if not seen or max(map(len, phases)) == 1:
@@ -113,7 +111,7 @@ class NumpyBackend:
     @contextmanager
     def one_thread(self) -> Iterator[None]:
         """BLAS at one thread, and the array module as kernels want it."""
-        with self._blas.limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
+        with self._blas.limit(limits=1, user_api="blas"), np.errstate():  # which undoes both
             _quiet()
             yield
 
@@ -134,12 +132,12 @@ def _quiet() -> None:
 class _Repeated:
     """Phases run by a crew of processes, but for the first time: what compiles then does so once, for all of them."""
 
-    def __init__(self, backend: NumpyBackend, phases: Sequence[Sequence[Sequence[Call]]]) -> None:
+    def __init__(self, backend: NumpyBackend, phases: Phases) -> None:
         self._backend = backend
         self._phases = phases
         self._crew: crew.Crew | None = None
         self._warm = False
-        self._possible = True
+        self._refused = False
 
     def __call__(self, times: int) -> None:
         if not self._warm:
@@ -149,12 +147,12 @@ class _Repeated:
         if not times:
             return
         with self._backend.one_thread():
-            if self._possible and (self._crew is None or not self._crew.alive):
+            if not self._refused and (self._crew is None or not self._crew.alive):
                 try:
                     self._crew = crew.Crew(self._phases, _quiet)
                 except OSError:  # no process may be forked here: threads, to the same bits
-                    self._possible = False
-            if self._crew is not None and self._possible:
+                    self._crew, self._refused = None, True
+            if self._crew is not None:
                 self._crew.run(times)
                 return
         self._backend.run(self._phases, times)

@@ -324,9 +324,7 @@ class TrainingStep:
         try:
             if self.objective.updates > 1:
                 raise BackendError(f"trainer {self.plan.path}: the objective uses a batch for several steps")
-            self.replay = self.backend.replay(
-                self.plan, [*self.first, *self.visit, *self._updates, *self.leave], everything
-            )
+            self.replay = self.backend.replay(self.plan, self._visiting, everything)
         except BackendError as error:
             if self.plan.strict:
                 raise BackendError(f"{error}; {self.plan.strict}") from error
@@ -358,11 +356,16 @@ class TrainingStep:
     @cached_property
     def _run_visit(self) -> Callable[[int], None]:
         """Steps that each are the first on their batch."""
-        return self.backend.repeat(self.visit_phases, [*self.first, *self.visit, *self._updates, *self.leave])
+        return self.backend.repeat(self.visit_phases, self._visiting)
 
     @cached_property
     def _run_others(self) -> Callable[[int], None]:
         return self.backend.repeat(self.phases, [*self.first, *self.rows, *self._updates, *self.last])
+
+    @property
+    def _visiting(self) -> list[Operation]:
+        """A whole step that is the first on its batch."""
+        return [*self.first, *self.visit, *self._updates, *self.leave]
 
     @property
     def _updates(self) -> list[Operation]:

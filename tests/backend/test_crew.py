@@ -16,15 +16,13 @@ import numpy as np
 import pytest
 
 from aevb_engine.backend import crew, shared
-from aevb_engine.backend.crew import Crew, plan
+from aevb_engine.backend.crew import Crew, agenda
 from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.errors import BackendError, UsageError
 from aevb_engine.operation import Buffer, custom
 
 pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64")
 OBJECTIVES = {"elbo": {}, "iwae": {}, "wake-sleep": {}, "mcem": {"leapfrogs": 2, "updates": 3}}
-
-
 Gone = Callable[..., bool]
 
 
@@ -131,11 +129,11 @@ def test_the_last_phase_is_waited_for(made: Callable[..., Crew], place: Any) -> 
     assert place[1] == 3
 
 
-def test_the_plan_of_a_member() -> None:
+def test_the_agenda_of_a_member() -> None:
     a, b = [nothing], [nothing]
     phases = [[a], [a, b], [a, b], [a]]
-    assert plan(phases, 0) == [([], a, 1), ([], a, 2), ([(1, 2)], a, 3), ([(1, 3)], a, 4)]
-    assert plan(phases, 1) == [([(0, 1)], b, 2), ([(0, 2)], b, 3)]
+    assert agenda(phases, 0) == [([], a, 1), ([], a, 2), ([(1, 2)], a, 3), ([(1, 3)], a, 4)]
+    assert agenda(phases, 1) == [([(0, 1)], b, 2), ([(0, 2)], b, 3)]
 
 
 def test_more_members_than_cores_do_not_burn_each_others_time(made: Callable[..., Crew]) -> None:

@@ -18,8 +18,8 @@ class Bernoulli(Likelihood):
     """log p(x | logit) = sum_d x_d logit_d - softplus(logit_d), x in {0, 1}.
 
     With a = logit / 2 (the head arrives halved), u = (2x - 1) a:  log p = sum 2 min(u, 0) + log(1 + |tanh a|) - log 2,
-    and the derivative by a is (2x - 1) - tanh a. No term overflows, and log(1 + t) is taken of products of factors in
-    [1, 2], a few logarithms a row.
+    and the derivative by a is (2x - 1) - tanh a. No term overflows, and log(1 + t) is taken of products of eight
+    factors in [1, 2]: an eighth of the logarithms.
     """
 
     summary: ClassVar[str] = "binary data, from logits"
