@@ -21,27 +21,3 @@ extern "C" __global__ void wide(
     if (size < 0)
         a[a0] = e;
 }
-
-// Every block adds one to a counter and waits for all of them, ``rounds`` times. A block that polls ``limit`` times in
-// vain gives up and says so in ``late``; then all leave.
-extern "C" __global__ void __launch_bounds__(256) barrier(unsigned int* arrived, int* late, int rounds, int limit)
-{
-    __shared__ int leave;
-    for (int round = 1; round <= rounds; round++) {
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            const unsigned int wanted = (unsigned int)round * gridDim.x;
-            __threadfence();
-            atomicAdd(arrived, 1u);
-            int polls = 0;
-            while (*(volatile unsigned int*)arrived < wanted && !*(volatile int*)late)
-                if (++polls > limit)
-                    *(volatile int*)late = 1;
-            __threadfence();
-            leave = *(volatile int*)late;
-        }
-        __syncthreads();
-        if (leave)
-            return;
-    }
-}

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+RATES = {"fp32": "product_flop_per_second", "tf32": "tf32_product_flop_per_second"}  # names of the figures
+
 
 @dataclass(frozen=True)
 class Work:
@@ -63,23 +65,50 @@ def _products(a: Any, b: Any, y: Any) -> int:
 
 
 def _traffic(item: Any, rows: Any) -> int:
+    return traffic(item.source, dict(zip(item.source.accepts, item.arrays(rows), strict=True)))
+
+
+def traffic(source: Any, given: dict[str, Any]) -> int:
     """Each array once, and once more where the text both reads and writes it; of resident data the batch alone."""
-    given = dict(zip(item.source.accepts, item.arrays(rows), strict=True))
     total = 0
-    for p in item.source.parameters:
+    for p in source.parameters:
         if p.kind != "array":
             continue
         array = given[p.name]
         size = int(array.size)
         if p.name in ("data", "orders", "rates", "metrics"):  # tables: one step's part of them
             size = int(given["index"].size) * array.shape[1] if p.name == "data" else array.shape[1]
-        loaded = re.search(rf"= {p.name}_\[", item.source.text) is not None
+        loaded = re.search(rf"= {p.name}_\[", source.text) is not None
         total += size * np.dtype(array.dtype).itemsize * (2 if p.written and loaded else 1)
     return total
 
 
+def of_members(layer: Any, rates: dict[str, Any], products: str = "fp32") -> dict[str, Any]:
+    """Bytes and operations of the launches that run side by side as a stage, and the larger of the two times."""
+    moved = max(rates["copy_bytes_per_second_by_mib"].values())
+    count = size = 0
+    for member in layer:
+        pairs = list(zip(member.source.parameters, member.launch.args, strict=True))
+        size += traffic(member.source, {p.name: value for p, value in pairs if p.kind == "array"})
+        count += operations(member.source, {p.letter: int(value) for p, value in pairs if p.kind == "size"})
+    floor = max(size / moved, count / rates[RATES[products]])
+    return {"bytes": size, "flop": count, "floor_us": round(floor * 1e6, 3)}
+
+
+def operations(source: Any, sizes: dict[str, int]) -> int:
+    """Of the products of a text of our own; multiply-adds count two."""
+    if "rows.cuh" in source.parts:  # two layers: forward letters b l z h k r c, backward b s n z h r c
+        s = sizes
+        first = s["b"] * s["k"] * s["h"] if "k" in s else s["s"] * s["n"] * s["z"]
+        second = s["r"] * s["z"] * s["c"] if "k" in s else s["b"] * s["h"] * s["c"]
+        return 2 * (first + second)
+    if "product.cuh" in source.parts:
+        return 2 * len(re.findall(r"\bproduct<", source.text)) * sizes["m"] * sizes["k"] * sizes["c"]
+    return 0
+
+
 def rates(clock: Any, small: bool) -> dict[str, Any]:
-    """Bytes a second of copies (read and written both counted) by size, and operations a second of a large product."""
+    """Bytes a second of copies (read and written both counted) by size, operations a second of a large product."""
     xp = clock.xp
     copies = {}
     for megabytes in (1,) if small else (1, 4, 16, 64, 1024):
@@ -94,5 +123,17 @@ def rates(clock: Any, small: bool) -> dict[str, Any]:
     n = 64 if small else 8192
     a, b = (xp.asarray(np.random.default_rng(i).standard_normal((n, n)).astype(np.float32)) for i in range(2))
     y = xp.empty_like(a)
-    seconds = clock.back_to_back(lambda: xp.matmul(a, b, out=y), 2, 3)
-    return {"copy_bytes_per_second_by_mib": copies, "product_flop_per_second": 2 * n**3 / seconds, "product_size": n}
+    found: dict[str, Any] = {"copy_bytes_per_second_by_mib": copies, "product_size": n}
+    for precision, name in RATES.items():
+        seconds = clock.back_to_back(library(clock.backend, a, b, y, precision), 2, 3)
+        found[name] = 2 * n**3 / seconds
+    return found
+
+
+def library(backend: Any, a: Any, b: Any, y: Any, precision: str = "fp32") -> Callable[[], None]:
+    """y = a b by cuBLAS, in full float32 or in TF32."""
+
+    def call() -> None:
+        backend.xp.matmul(a, b, out=y)
+
+    return backend._in_tf32(call) if precision == "tf32" else call  # type: ignore[no-any-return]

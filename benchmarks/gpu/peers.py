@@ -1,9 +1,10 @@
-"""PyTorch and JAX on W1 to W5: the same data, batches, initial parameters and learning rates, each in its own process.
+"""PyTorch and JAX on W1 and W2: the same data, batches, initial parameters and learning rates, each in its own process.
 
 Noise is each framework's own. Compared are microseconds a step and the held-out bound after the same number of steps
 (of W5, L_5); products are in full float32 everywhere, and JAX is measured with its default precision, too (TF32 on such
-devices). W1 and W2 come first for everyone; then the others with fewer rounds, as far as the time goes: ``left_out``
-names what was not reached. ``peer_check.py`` holds the models against this engine's gradients on the CPU.
+devices). ``times_the_best_peer``: how many times as fast as the best peer each path of this engine is; ``left_out``:
+what the time did not reach. ``more_peers.py`` has the other workloads, with fewer rounds; ``peer_check.py`` holds the
+models against this engine's gradients on the CPU.
 """
 
 from __future__ import annotations
@@ -46,48 +47,62 @@ WORK: dict[str, dict[str, Any]] = {
         "objective": "iwae", "samples": 5,
     },
 }  # fmt: skip
-TURNS = ((("W1", "W2"), 9), (("W5", "W3", "W4"), 5))  # workloads, and rounds of each
-SMALL_TURNS = ((("W1",), 2), (("W5", "W3"), 2))
 TEST_ROWS = 400  # of W3
 
 
 def run(record: Record, options: Options) -> None:
+    compare(record, options, ("W1",) if options.small else ("W1", "W2"), 2 if options.small else 9)
+
+
+def compare(record: Record, options: Options, names: tuple[str, ...], rounds: int) -> None:
+    """Everyone on the workloads, with so many rounds of steps timed."""
     figures: dict[str, Any] = {who: {} for who in (*(f"this engine, {path}" for path in PATHS), *CHILDREN)}
-    turns = SMALL_TURNS if options.small else TURNS
 
     def note() -> None:
-        wanted = [(who, name) for names, _ in turns for who in figures for name in names]
-        left_out = [f"{who}, {name}" for who, name in wanted if name not in figures[who]]
-        record.note(figures=figures, steps=STEPS, rounds=dict(turns_told(turns)), left_out=left_out)
+        left_out = [f"{who}, {name}" for who in figures for name in names if name not in figures[who]]
+        record.note(
+            figures=figures, times_the_best_peer=times_the_best_peer(figures), steps=STEPS, rounds=rounds,
+            left_out=left_out,
+        )  # fmt: skip
 
-    for names, rounds in turns:
-        files = {name: options.work / f"peer-{name}.npz" for name in names}
-        for name in names:
-            for path in PATHS:
-                who = figures[f"this engine, {path}"]
-                _enter(who, name, partial(ours, name, files[name], options, path, rounds), options)
-                note()
-        for who, (package, script, mode, seconds) in CHILDREN.items():
-            told = " ".join(names)
-            there = [f"{n}={f}" for n, f in files.items() if f.exists()]
-            if absent([package]):
-                found: dict[str, Any] = {f"error {told}": f"{package} is not installed"}
-            elif not there or options.left() < 15:
-                found = {f"error {told}": "no time left"}
-            else:
-                out = options.work / f"{who} {names[0]}.json"
-                command = [sys.executable, str(HERE / script), mode, str(out), *there]
-                found = child(command, out, min(seconds, options.left() - 5), told)
-            for workload, figure in found.items():
-                line = figure if isinstance(figure, str) else f"{figure['us_per_step']} us, bound {figure['bound']:.2f}"
-                say(f"  {who}, {workload}: {line.splitlines()[-1]}")
-            figures[who] |= found
+    files = {name: options.work / f"peer-{name}.npz" for name in names}
+    for name in names:
+        for path in PATHS:
+            who = figures[f"this engine, {path}"]
+            _enter(who, name, partial(ours, name, files[name], options, path, rounds), options)
             note()
+    for who, (package, script, mode, seconds) in CHILDREN.items():
+        told = " ".join(names)
+        there = [f"{n}={f}" for n, f in files.items() if f.exists()]
+        if absent([package]):
+            found: dict[str, Any] = {f"error {told}": f"{package} is not installed"}
+        elif not there or options.left() < 15:
+            found = {f"error {told}": "no time left"}
+        else:
+            out = options.work / f"{who} {names[0]}.json"
+            command = [sys.executable, str(HERE / script), mode, str(out), *there]
+            found = child(command, out, min(seconds, options.left() - 5), told)
+        for workload, figure in found.items():
+            line = figure if isinstance(figure, str) else f"{figure['us_per_step']} us, bound {figure['bound']:.2f}"
+            say(f"  {who}, {workload}: {line.splitlines()[-1]}")
+        figures[who] |= found
+        note()
 
 
-def turns_told(turns: Any) -> list[tuple[str, int]]:
-    """Rounds by workload."""
-    return [(name, rounds) for names, rounds in turns for name in names]
+def times_the_best_peer(figures: dict[str, Any]) -> dict[str, Any]:
+    """By workload: the best peer, and how many times as fast each path of this engine is."""
+    out: dict[str, Any] = {}
+    times = {
+        (who, name): f["us_per_step"] for who, found in figures.items() for name, f in found.items()
+        if isinstance(f, dict)
+    }  # fmt: skip
+    for name in sorted({name for _, name in times}):
+        peers = {who: us for (who, n), us in times.items() if n == name and who in CHILDREN}
+        if peers:
+            best = min(peers, key=lambda who: peers[who])
+            paths = {path: times.get((f"this engine, {path}", name)) for path in PATHS}
+            out[name] = {"best_peer": best} | {path: round(peers[best] / us, 2) for path, us in paths.items() if us}
+    return out
 
 
 def _enter(figures: dict[str, Any], name: str, question: Any, options: Options) -> None:

@@ -1,7 +1,7 @@
 """What the plan for a faster path needs to know of the device. Each answer stands alone.
 
-Launch cost, cuBLAS under capture, the gap between the nodes of a graph, the latency of a barrier over the grid, a
-simple product of our own against the library, and whether TF32 is off.
+Launch cost, cuBLAS under capture, the gap between the nodes of a graph, the latency of the barrier over the grid, and
+whether TF32 is off.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from captured import Cublas, capture
 from result import Record
 from section import Options
-from setting import HERE
 from timing import Clock
 
 ROWS, INPUTS, OUTPUTS = 100, 784, 500  # the widest layer of W2 at its batch
@@ -27,13 +26,12 @@ def run(record: Record, options: Options) -> None:
     backend = CupyBackend()
     clock = Clock(backend)
     record.attempt("tf32", lambda: tf32(clock))
-    record.attempt("products", lambda: products(clock, options.small))
+    record.attempt("grid_barrier", lambda: grid_barrier(clock))
     if not clock.real:
         record.note(not_asked="the other questions need a device")
         return
     record.attempt("launch_us", lambda: launches(clock))
     record.attempt("graph", lambda: graph_nodes(clock))
-    record.attempt("grid_barrier", lambda: grid_barrier(clock))
     record.attempt("cublas_under_capture", lambda: cublas_under_capture(clock))
     record.attempt("cupy_product_under_capture", lambda: cupy_under_capture(clock))
     backend.close()
@@ -51,44 +49,6 @@ def tf32(clock: Clock) -> dict[str, Any]:
 
 def _error(actual: Any, expected: Any) -> float:
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
-
-
-def products(clock: Clock, small: bool) -> dict[str, Any]:
-    """Forward x W, data gradient dy W^T, weight gradient x^T dy: our simple tiles, CuPy's matmul."""
-    xp = clock.xp
-    rows, inputs, outputs = (9, 35, 33) if small else (ROWS, INPUTS, OUTPUTS)
-    module = xp.RawModule(code=(HERE / "product.cu").read_text(encoding="utf-8"))
-    rng = np.random.default_rng(1)
-    x, w, dy = (rng.standard_normal(s).astype(np.float32) for s in ((rows, inputs), (inputs, outputs), (rows, outputs)))
-    there = {name: xp.asarray(a) for name, a in (("x", x), ("w", w), ("dy", dy))}
-    found = {}
-    for name, a, b, m, n, k, expected in (
-        ("forward", "x", "w", rows, outputs, inputs, x.astype(np.float64) @ w),
-        ("data", "dy", "w", rows, inputs, outputs, dy.astype(np.float64) @ w.T),
-        ("weight", "x", "dy", inputs, outputs, rows, x.T.astype(np.float64) @ dy),
-    ):
-        y = xp.empty((m, n), np.float32)
-        function = module.get_function(f"product_{name}")
-        grid = (-(-n // 32), -(-m // 32), 1)
-        given = (there[a], there[b], y, np.int32(m), np.int32(n), np.int32(k))
-        left = there[a].T if name == "weight" else there[a]
-        right = there[b].T if name == "data" else there[b]
-        times = 2 if small else 200
-
-        def own(function: Any = function, grid: Any = grid, given: Any = given) -> None:
-            function(grid, (256, 1, 1), given)
-
-        def library(left: Any = left, right: Any = right, y: Any = y) -> None:
-            xp.matmul(left, right, out=y)
-
-        result: dict[str, Any] = {"flop": 2 * m * n * k}
-        for who, call in (("own", own), ("cublas", library)):
-            y[...] = np.nan
-            call()
-            result[f"{who}_error"] = _error(xp.asnumpy(y), expected)
-            result[f"{who}_us"] = round(clock.back_to_back(call, times) * 1e6, 3)
-        found[name] = result
-    return found
 
 
 def launches(clock: Clock) -> dict[str, float]:
@@ -151,25 +111,65 @@ def _multiprocessors(clock: Clock) -> int:
     return int(runtime.getDeviceProperties(clock.xp.cuda.Device().id)["multiProcessorCount"])
 
 
-def grid_barrier(clock: Clock, rounds: int = 2000, limit: int = 2_000_000) -> dict[str, Any]:
-    """Microseconds a barrier over all blocks by one atomic counter; no hang: a block that waits too long gives up."""
-    xp = clock.xp
-    code = (HERE / "device.cu").read_text(encoding="utf-8")
-    function = xp.RawModule(code=code, enable_cooperative_groups=True).get_function("barrier")
+WAITS = {  # of a block's first thread at the engine's barrier: changes of its text
+    "as it is": [],
+    "no pause between looks": [("            __nanosleep(20);\n", "")],
+    "a longer pause": [("__nanosleep(20)", "__nanosleep(100)")],
+    "relaxed looks, one fence": [
+        ("ld.acquire.gpu.global.u32", "ld.relaxed.gpu.global.u32"),
+        ("        }\n    }\n    __syncthreads();\n    return !late;",
+         "        }\n        __threadfence();\n    }\n    __syncthreads();\n    return !late;"),
+    ],
+}  # fmt: skip
+ROUNDS = """
+extern "C" __global__ void __launch_bounds__(256) rounds(unsigned int* state, int times, int limit)
+{
+    unsigned int goal = state[BEGAN];
+    for (int i = 0; i < times; i++)
+        if (!meet(state, goal += gridDim.x, limit))
+            return;
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        state[BEGAN] = goal;
+}
+"""
+
+
+def barrier_text(changes: list[tuple[str, str]]) -> str:
+    """The engine's barrier in a loop."""
+    from aevb_engine.cuda.module import read
+
+    text = read("barrier.cuh")
+    for old, new in changes:
+        if text.count(old) != 1:
+            raise ValueError(f"the barrier has {text.count(old)} times {old!r}")
+        text = text.replace(old, new)
+    return text + ROUNDS
+
+
+def grid_barrier(clock: Clock, limit: int = 2_000_000) -> dict[str, Any]:
+    """Microseconds of the persistent trainer's barrier over all blocks, one a multiprocessor, and of other waits."""
+    from aevb_engine.backend.cupy import OPTIONS
+
+    xp, times = clock.xp, 2000 if clock.real else 3
     blocks = _multiprocessors(clock)
     found: dict[str, Any] = {"blocks": blocks}
-    for threads in (32, 256):
-        seconds = {}
-        for n in (1, rounds):
-            times = []
+    for name, changes in WAITS.items():
+        text = barrier_text(changes)
+        if not clock.real and "__nanosleep" not in text:
+            continue  # where blocks take turns there
+        module = xp.RawModule(code=text, options=OPTIONS, enable_cooperative_groups=True)
+        function, seconds = module.get_function("rounds"), {}
+        state = xp.asarray(np.zeros(3, np.uint32))
+        begun = 0
+        for n in (1, times):
+            given, taken = (state, np.int32(n), np.int32(limit)), []
             for _ in range(5):
-                arrived, late = xp.zeros(1, np.uint32), xp.zeros(1, np.int32)
-                given = (arrived, late, np.int32(n), np.int32(limit))
-                times.append(clock.device(partial(function, (blocks,), (threads,), given), 1e-3))
-                if int(late[0]) or int(arrived[0]) != n * blocks:
-                    raise RuntimeError(f"{int(arrived[0])} of {n * blocks} arrivals; late {int(late[0])}")
-            seconds[n] = float(np.median(times))
-        found[f"{threads} threads a block"] = round((seconds[rounds] - seconds[1]) / (rounds - 1) * 1e6, 3)
+                taken.append(clock.device(partial(function, (blocks, 1, 1), (256, 1, 1), given), 1e-3))
+                begun += n * blocks
+                if xp.asnumpy(state).tolist() != [begun, begun, 0]:
+                    raise RuntimeError(f"{name}: state {xp.asnumpy(state).tolist()} after {begun} arrivals")
+            seconds[n] = float(np.median(taken))
+        found[name] = round((seconds[times] - seconds[1]) / (times - 1) * 1e6, 3)
     return found
 
 

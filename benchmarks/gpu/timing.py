@@ -25,7 +25,7 @@ class Clock:
         self.functions: dict[str, Any] = {}
         if self.real:
             module = self.xp.RawModule(code=(HERE / "device.cu").read_text(encoding="utf-8"))
-            self.functions = {n: module.get_function(n) for n in ("spin", "empty", "wide", "barrier")}
+            self.functions = {n: module.get_function(n) for n in ("spin", "empty", "wide")}
             self.functions["empty"]((1,), (1,), ())  # loads the module: not while a stream is being captured
 
     def busy(self, seconds: float) -> None:

@@ -21,6 +21,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <ucontext.h>
 #include <vector>
@@ -363,6 +364,12 @@ inline unsigned int atomicAdd(unsigned int* at, unsigned int value)
     return before;
 }
 inline void* __cvta_global_to_generic(size_t address) { return (void*)address; }
+inline long long clock64()  // nanoseconds
+{
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
 
 // Operations rounded once each (compile with -ffp-contract=off).
 inline float __fadd_rn(float x, float y) { return x + y; }
