@@ -229,11 +229,14 @@ class VAE:
         )
         return summary(evaluator.run())["bound"]
 
-    def log_likelihood(self, x: Any, *, method: str = "is", samples: int | None = None) -> Array:
+    def log_likelihood(
+        self, x: Any, *, method: str = "is", samples: int | None = None, temperatures: int | None = None
+    ) -> Array:
         """log p(x) of each row (N,) in nats: low on average by ``is`` and ``ais``, high by ``hmc``.
 
-        ``method``: "is", importance sampling with K = ``samples`` (5000); "ais", annealing by ``samples`` chains (16);
-        "hmc", KW appendix D with ``samples`` draws a chain (500), NaN for rows that it refuses.
+        ``method``: "is", importance sampling with K = ``samples`` (5000); "ais", annealing by ``samples`` chains (16)
+        through ``temperatures`` (100); "hmc", KW appendix D with ``samples`` draws a chain (500), NaN for rows that it
+        refuses.
         """
         check_method(method)
         if METHODS[method].needs_encoder:
@@ -244,7 +247,9 @@ class VAE:
         self._likelihood.support.check(rows, "the data")
         threads = self.config.threads or model.backend.threads
         resident = self._resident(rows)
-        return estimate(method, model, resident, samples=samples, seed=self.config.seed, threads=threads).values
+        return estimate(
+            method, model, resident, samples=samples, temperatures=temperatures, seed=self.config.seed, threads=threads
+        ).values
 
     def encode(self, x: Any) -> tuple[Array, Array]:
         """Mean and standard deviation (N, Z) of q(z | x) for rows x (N, D)."""

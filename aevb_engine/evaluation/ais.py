@@ -37,6 +37,7 @@ Progress = Callable[[int, int], None]
 
 STEEPNESS = 4.0
 PILOT_CHAINS = 4
+TEMPERATURES = 100
 PILOT_MOVES = 100  # in all, so that few temperatures still leave time to adapt
 
 
@@ -89,7 +90,7 @@ class AnnealedImportanceSampler:
         model: Model,
         data: ResidentRows | Simulated,
         *,
-        temperatures: int = 100,
+        temperatures: int = TEMPERATURES,
         chains: int = 16,
         leapfrog_steps: int = 10,
         target: float = TARGET,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.errors import UsageError, suggest
-from aevb_engine.evaluation.ais import AnnealedImportanceSampler
+from aevb_engine.evaluation.ais import TEMPERATURES, AnnealedImportanceSampler
 from aevb_engine.evaluation.estimate import Estimate
 from aevb_engine.evaluation.importance import ImportanceSampler
 from aevb_engine.evaluation.marginal import MOST_DIMENSIONS, MarginalSampler
@@ -50,7 +50,7 @@ METHODS: dict[str, Method] = {
     "ais": Method(
         "annealed importance sampling",
         16,
-        "chains a data point, through 100 temperatures",
+        "chains a data point",
         100,
         False,
         "lower",
@@ -77,6 +77,7 @@ class Result:
 
     method: str
     samples: int
+    temperatures: int | None  # of ``ais``
     values: Array
     error: Array  # Monte Carlo standard error
     effective_samples: Array
@@ -99,21 +100,30 @@ def estimate(
     data: ResidentRows,
     *,
     samples: int | None = None,
+    temperatures: int | None = None,
     seed: int = 0,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Result:
-    """log p(x) of resident rows (N, D) by a method of METHODS; UsageError for an unknown one or samples below 1."""
+    """log p(x) of resident rows (N, D) by a method of METHODS; UsageError for an unknown one or numbers below 1.
+
+    ``temperatures``: those that ``ais`` goes through.
+    """
     check_method(name)
+    if temperatures is not None and name != "ais":
+        raise UsageError(f"temperatures={temperatures}: '{name}' has none; ais has")
+    if name == "ais" and temperatures is None:
+        temperatures = TEMPERATURES
     count = METHODS[name].samples if samples is None else samples
     if count < 1:
         raise UsageError(f"samples {count} for '{name}': at least 1 is needed")
     began = time.perf_counter()
-    found = _estimator(name, model, data, count, seed, threads).run(progress)
+    found = _estimator(name, model, data, count, temperatures, seed, threads).run(progress)
     refused = getattr(found, "reason", np.zeros(0, str))
     return Result(
         name,
         count,
+        temperatures,
         found.log_likelihood,
         found.standard_error,
         found.effective_samples,
@@ -125,11 +135,15 @@ def estimate(
     )
 
 
-def _estimator(name: str, model: Model, data: ResidentRows, samples: int, seed: int, threads: int) -> _Estimator:
+def _estimator(
+    name: str, model: Model, data: ResidentRows, samples: int, temperatures: int | None, seed: int, threads: int
+) -> _Estimator:
     if name == "is":
         return ImportanceSampler(model, data, samples, seed=seed, threads=threads)
-    if name == "ais":
-        return AnnealedImportanceSampler(model, data, chains=samples, seed=seed, threads=threads)
+    if temperatures is not None:
+        return AnnealedImportanceSampler(
+            model, data, temperatures=temperatures, chains=samples, seed=seed, threads=threads
+        )
     return MarginalSampler(model, data, samples=samples, seed=seed, threads=threads)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.evaluation import baselines
-from aevb_engine.evaluation.ais import AnnealedImportanceSampler, simulate
+from aevb_engine.evaluation.ais import TEMPERATURES, AnnealedImportanceSampler, simulate
 from aevb_engine.evaluation.bound import Evaluator
 from aevb_engine.evaluation.diagnostics import KHAT_LIMIT
 from aevb_engine.evaluation.latent import ACTIVE, latent_use
@@ -141,6 +141,7 @@ def _estimate(subject: Subject, plan: Plan, name: str, say: Progress) -> Result:
         subject.model,
         _resident(subject, subject.rows[:rows]),
         samples=plan.samples.get(name),
+        temperatures=plan.temperatures if name == "ais" else None,
         seed=plan.seed,
         threads=plan.threads,
         progress=lambda done, total: say(METHODS[name].title, done, total),
@@ -161,6 +162,7 @@ def _described(found: Result, subject: Subject, dim: int, per_row: npt.NDArray[n
         "title": method.title,
         "samples": found.samples,
         "samples_are": method.samples_are,
+        "temperatures": found.temperatures,
         "rows": len(values),
         "refused": len(sound) - len(values),
         "refused_for": dict(Counter(found.reasons)),
@@ -209,7 +211,10 @@ def _bracket(subject: Subject, plan: Plan, say: Progress) -> dict[str, Any]:
     rows = plan.rows or BRACKET_ROWS
     chains = plan.samples.get("ais", METHODS["ais"].samples)
     made = simulate(subject.model, rows, plan.seed)
-    sampler = AnnealedImportanceSampler(subject.model, made, chains=chains, seed=plan.seed, threads=plan.threads)
+    temperatures = plan.temperatures or TEMPERATURES
+    sampler = AnnealedImportanceSampler(
+        subject.model, made, temperatures=temperatures, chains=chains, seed=plan.seed, threads=plan.threads
+    )
     forward = sampler.run(lambda done, total: say("forward annealing", done, total))
     backward = sampler.reverse(lambda done, total: say("reverse annealing", done, total))
     below, above = forward.log_likelihood, backward.log_likelihood
@@ -217,6 +222,7 @@ def _bracket(subject: Subject, plan: Plan, say: Progress) -> dict[str, Any]:
     return {
         "rows": rows,
         "samples": chains,
+        "temperatures": temperatures,
         "forward": low,
         "forward_se": low_error,
         "reverse": high,

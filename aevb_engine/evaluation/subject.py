@@ -48,10 +48,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: methods by name (None: is, or ais without an encoder), samples by method, rows, optional parts."""
+    """What to do: methods by name (None: is, or ais without an encoder), samples by method, rows, optional parts.
+
+    ``temperatures``: of ``ais`` and of the bracket; None is their default.
+    """
 
     methods: tuple[str, ...] | None = None
     samples: Mapping[str, int] = field(default_factory=dict)
+    temperatures: int | None = None
     rows: int | None = None
     seed: int = 0
     threads: int = 1
@@ -83,6 +87,11 @@ class Plan:
                 raise UsageError(f"--samples {count}: at least 1 is needed")
             if name not in self.chosen(subject):
                 raise UsageError(f"--samples {name}={count}: add --method {name}")
+        if self.temperatures is not None:
+            if self.temperatures < 1:
+                raise UsageError(f"--temperatures {self.temperatures}: at least 1 is needed")
+            if "ais" not in self.chosen(subject) and not self.bracket:
+                raise UsageError(f"--temperatures {self.temperatures}: add --method ais or --bracket")
         count = len(subject.rows)
         if self.rows is not None and not 1 <= self.rows <= count:
             raise UsageError(f"--rows {self.rows}: the split has {count} rows; use 1 to {count}")

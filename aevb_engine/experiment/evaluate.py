@@ -160,6 +160,7 @@ def evaluate_run(
     *,
     methods: tuple[str, ...] | None = None,
     samples: Mapping[str, int] | int | None = None,
+    temperatures: int | None = None,
     rows: int | None = None,
     split: Split = "test",
     which: Which | None = None,
@@ -181,6 +182,7 @@ def evaluate_run(
     plan = Plan(
         methods=methods,
         samples=samples_by_method(samples, methods, subject),
+        temperatures=temperatures,
         rows=rows,
         seed=session.config.seed if seed is None else seed,
         threads=session.backend.threads,

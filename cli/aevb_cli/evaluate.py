@@ -31,6 +31,8 @@ UNITS = 12  # latent dimensions that are listed; -v lists all
 @click.option("--samples", metavar="K", cls=Section, section="Log-likelihood",
               help="is: samples from q a data point; ais: chains; hmc: draws a chain. Of several methods "
               "is=5000,ais=32. [is 5000, ais 16, hmc 500]")  # fmt: skip
+@click.option("--temperatures", type=int, metavar="T", cls=Section, section="Log-likelihood",
+              help="ais and --bracket: steps from prior to posterior; more are tighter and slower. [100]")  # fmt: skip
 @click.option("--rows", type=int, metavar="N", cls=Section, section="Log-likelihood",
               help="The first N rows of the split for the log-likelihood. [is: all; ais, hmc: 100]")  # fmt: skip
 @click.option("--bracket", is_flag=True, cls=Section, section="Log-likelihood",
@@ -163,6 +165,8 @@ def _diagnostics(record: dict[str, Any], *, verbose: bool) -> str:
     rows = []
     for each in record["estimates"]:
         facts = [f"K = {number(each['samples'])} {each['samples_are']}"] if verbose else []
+        if each["temperatures"] is not None:
+            facts.append(f"{number(each['temperatures'])} temperatures")
         if each["mc_se"] is not None:
             facts.append(f"Monte Carlo error of the mean {each['mc_se']:.3f}")
         if each["effective_samples_median"] is not None:
@@ -195,11 +199,13 @@ def _bracket(record: dict[str, Any]) -> str:
     found = record["bracket"]
     if found is None:
         return ""
+    both = (found["acceptance_forward"], found["acceptance_reverse"])
+    accepted = "; acceptance {:.2f} and {:.2f}".format(*both) if None not in both else ""  # one step moves nothing
     return (
-        f"data drawn from the model ({number(found['rows'])} rows, {found['samples']} chains): log p(x) between "
+        f"data drawn from the model ({number(found['rows'])} rows, {found['samples']} chains, "
+        f"{number(found['temperatures'])} temperatures): log p(x) between "
         f"{number(found['forward'])} (forward) and {number(found['reverse'])} (reverse annealing),\n"
-        f"a gap of {found['gap']:.3f} +- {_error(found['gap_se'])}; acceptance {found['acceptance_forward']:.2f} and "
-        f"{found['acceptance_reverse']:.2f}"
+        f"a gap of {found['gap']:.3f} +- {_error(found['gap_se'])}{accepted}"
     )
 
 

@@ -82,10 +82,23 @@ def test_methods(train, record):
     assert found["bracket"] is None
     assert len(found["pairs"]) == 1
     sides = {"forward": -31.0, "reverse": -30.5, "gap": 0.5, "gap_se": 0.1}
-    found["bracket"] = {"rows": 2, "samples": 2, "acceptance_forward": 0.9, "acceptance_reverse": 0.8, **sides}
+    accepted = {"acceptance_forward": 0.9, "acceptance_reverse": 0.8}
+    found["bracket"] = {"rows": 2, "samples": 2, "temperatures": 100, **accepted, **sides}
     text = report(found, verbose=True)
     for words in ("annealed importance sampling, K = 2", "is - ais", "acceptance", "between -31.00"):
         assert words in text
+
+
+def test_temperatures(train, call, record):
+    """Of both kinds of annealing; one step moves no chain, and has no acceptance to tell."""
+    train("--output", "r")
+    given = ("r", "--method", "ais", "--samples", "2", "--rows", "2", "--bracket", "--temperatures")
+    found = record(*given, "7")
+    assert (found["estimates"][0]["temperatures"], found["bracket"]["temperatures"]) == (7, 7)
+    assert record("r", "--samples", "2")["estimates"][0]["temperatures"] is None
+    told = call("evaluate", *given, "1").stdout
+    assert "(2 rows, 2 chains, 1 temperatures)" in told
+    assert "acceptance" not in told
 
 
 def test_the_seed_is_the_evaluations_own(train, record):
@@ -111,6 +124,9 @@ def test_the_seed_is_the_evaluations_own(train, record):
         (2, ("r", "--samples", "as=5"), "did you mean"),
         (2, ("r", "--samples", "5", "--method", "is,ais"), "is=5,ais=5"),
         (2, ("big", "--method", "hmc"), "6 latent dimensions"),
+        (2, ("r", "--temperatures", "50"), "--temperatures 50: add --method ais or --bracket"),
+        (2, ("r", "--method", "ais", "--temperatures", "0"), "--temperatures 0"),
+        (2, ("r", "--bracket", "--temperatures", "few"), "--temperatures"),
         (2, ("r", "--rows", "101"), "has 100 rows"),
         (2, ("r", "--rows", "0"), "--rows 0"),
         (2, ("r", "--split", "validation"), "held out no validation rows"),

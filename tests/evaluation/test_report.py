@@ -128,6 +128,8 @@ def test_the_truth_is_beside_the_bound(make_likelihood: Any) -> None:
         (Plan(rows=0), "--rows 0"),
         (Plan(rows=ROWS + 1), f"has {ROWS} rows"),
         (Plan(samples={"ais": 5}), "add --method ais"),
+        (Plan(temperatures=5), "--temperatures 5: add --method ais or --bracket"),
+        (Plan(methods=("ais",), temperatures=0), "--temperatures 0"),
     ],
 )
 def test_refused(plan: Plan, words: str, make_likelihood: Any) -> None:
@@ -145,14 +147,14 @@ def test_one_row_has_no_error(make_likelihood: Any) -> None:
     json.dumps(found, allow_nan=False)
 
 
-def linear(make_likelihood: Any) -> tuple[Subject, np.ndarray]:
+def linear(make_likelihood: Any, scale: float = 0.5) -> tuple[Subject, np.ndarray]:
     """A linear-Gaussian model of one latent dimension with the encoder at the prior, and its exact log p(x)."""
     rng = np.random.default_rng(2)
     likelihood = make_likelihood("gaussian linear per_dim none")
     model = Model(Architecture(DIM, 1, (), precision="float64"), likelihood, NumpyBackend(1))
     p = {name: parameter.theta.array for name, parameter in model.parameters.named.items()}
     model.parameters.theta[...] = 0
-    p["decoder.mean.weight"][...] = 0.5 * rng.standard_normal((1, DIM))
+    p["decoder.mean.weight"][...] = scale * rng.standard_normal((1, DIM))
     rows = rng.standard_normal((6, DIM))
     covariance = p["decoder.mean.weight"].T @ p["decoder.mean.weight"] + np.eye(DIM)
     mahalanobis = (rows * np.linalg.solve(covariance, rows.T).T).sum(1)
@@ -177,6 +179,21 @@ def test_three_methods_agree_with_the_closed_form(make_likelihood: Any) -> None:
     bracket = found["bracket"]
     assert abs(bracket["gap"]) < 0.2
     assert bracket["gap"] == pytest.approx(bracket["reverse"] - bracket["forward"])
+
+
+def test_more_temperatures_bring_annealing_nearer(make_likelihood: Any) -> None:
+    """Where the posterior is far narrower than the prior: the estimate and both sides of the bracket."""
+    it, exact = linear(make_likelihood, scale=6)
+    apart, gaps = [], []
+    for temperatures in (1, 4, 100):
+        plan = Plan(("ais",), samples={"ais": 8}, temperatures=temperatures, bracket=True, baselines=False, seed=1)
+        found = evaluate(it, plan)
+        json.dumps(found, allow_nan=False)
+        assert found["estimates"][0]["temperatures"] == found["bracket"]["temperatures"] == temperatures
+        apart.append(exact.mean() - found["estimates"][0]["value"])
+        gaps.append(found["bracket"]["gap"])
+    assert apart[0] > 3 * abs(apart[1]) > 3 * abs(apart[2])
+    assert gaps[0] > 2 * gaps[1] > 4 * abs(gaps[2])
 
 
 def test_refused_rows_are_left_out_and_counted(make_likelihood: Any) -> None:
@@ -204,6 +221,11 @@ def test_the_public_model_has_the_same_methods(method: str) -> None:
     found = model.log_likelihood(x, method=method, samples=samples)
     assert found.shape == (4,)
     np.testing.assert_allclose(found, -DIM * np.log(2), atol=0.2)  # two steps from the initial parameters near zero
-    for bad, words in (({"method": "iss"}, "unknown method"), ({"samples": 0}, "samples=0")):
+    for bad, words in (
+        ({"method": "iss"}, "unknown method"),
+        ({"samples": 0}, "samples=0"),
+        ({"method": "is", "temperatures": 9}, "temperatures=9: 'is' has none; ais has"),
+        ({"method": "ais", "temperatures": 0}, "temperatures=0"),
+    ):
         with pytest.raises(UsageError, match=words):
             model.log_likelihood(x, **bad)
