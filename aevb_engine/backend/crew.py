@@ -15,6 +15,7 @@ import platform
 import select
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -34,8 +35,11 @@ NAP = 10e-6  # asked for; on a busy core who sleeps is soon back, where one that
 LOOK = 0.1  # seconds between two looks whether the others are alive
 LINE = 16  # int64 numbers between two counters: no two on a cache line
 PATIENCE = 2.0  # seconds for a dismissed member to leave before it is killed
+REST = 0.5  # seconds for the other threads of this process to come to rest before a fork
+START = 10.0  # seconds for a forked member to be ready
 PIPE = 32768  # bytes that a pipe holds, at least
 LEFT, FAILED = -1, -2  # what a counter holds in place of phases done
+READY = 1  # beside the counter of a member that is
 
 
 def possible() -> bool:
@@ -50,7 +54,13 @@ class Crew:
     """Runs ``phases`` any number of times. Closed by ``close``, with the last reference to it, and at exit."""
 
     def __init__(self, phases: Phases, setup: Callable[[], None]) -> None:
-        """OSError where no process can be forked; ``setup`` is called once in each member that is forked."""
+        """OSError where no process can be forked, other threads are at work, or a member is not ready in time.
+
+        ``setup`` is called once in each member that is forked. It may hang there: a lock that another thread held at
+        the fork stays locked for ever.
+        """
+        if not _others_rest(REST):  # OpenBLAS hangs in a fork while its threads work for somebody
+            raise BlockingIOError("other threads of this process are at work")
         size = max(map(len, phases))
         self._spins = SPINS if size <= len(os.sched_getaffinity(0)) else 1  # else it would spin where another works
         self._done = 0  # phases, over all runs
@@ -73,6 +83,15 @@ class Crew:
             os.close(ends[0])
             os.close(ends[3])
             self._workers.append((number, ends[1], ends[2]))
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        end = time.monotonic() + START
+        while not all(self._counts[w * LINE + READY] for w in range(1, len(self._workers) + 1)):
+            if time.monotonic() > end or self._gone():
+                self.close()
+                raise ChildProcessError("a worker process does not start")
+            time.sleep(NAP)
 
     @property
     def alive(self) -> bool:
@@ -161,7 +180,10 @@ class Crew:
         _keep_open(orders, answers)
         here = me * LINE
         try:
-            setup()
+            try:
+                setup()
+            finally:  # an exception is told by the first run
+                self._counts[here + READY] = 1
             while times := self._order(orders):
                 self._steps(me, agenda, times)
             self._counts[here] = LEFT
@@ -192,6 +214,23 @@ def agenda(phases: Phases, me: int) -> Agenda:
         before = range(len(phases[i - 1]))  # of the first phase: the last one of the step before
         found.append(([(other, i) for other in before if other != me], shares[me], i + 1))
     return found
+
+
+def _others_rest(seconds: float) -> bool:
+    """Whether at one moment within so many seconds all other threads of this process sleep."""
+    me, end = threading.get_native_id(), time.monotonic() + seconds
+    while any(_state(task) not in ("S", "") for task in Path("/proc/self/task").iterdir() if int(task.name) != me):
+        if time.monotonic() > end:
+            return False
+        time.sleep(1e-3)
+    return True
+
+
+def _state(task: Path) -> str:
+    """The letter of a thread's state; nothing where it has ended."""
+    with suppress(OSError):
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 def _keep_open(*wanted: int) -> None:

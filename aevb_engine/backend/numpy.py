@@ -22,6 +22,7 @@ import threadpoolctl
 from aevb_engine import jit
 from aevb_engine.backend import crew
 from aevb_engine.backend.base import Call, Phases, Plan, Replay
+from aevb_engine.backend.blas import one_thread
 from aevb_engine.backend.cores import physical_cores
 from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import is_shared, shared_zeros
@@ -111,7 +112,7 @@ class NumpyBackend:
     @contextmanager
     def one_thread(self) -> Iterator[None]:
         """BLAS at one thread, and the array module as kernels want it."""
-        with self._blas.limit(limits=1, user_api="blas"), np.errstate():  # which undoes both
+        with one_thread(self._blas), np.errstate():  # which undoes both
             _quiet()
             yield
 
@@ -127,6 +128,13 @@ def _quiet() -> None:
     """For this thread or process: overflow and invalid values are looked for by the trainer, by step."""
     np.seterr(all="ignore")
     np.setbufsize(BUFFER)
+
+
+def _begin() -> None:
+    """In a forked process: as above, and a product, which hangs now or never where BLAS was in use at the fork."""
+    _quiet()
+    square = np.ones((128, 128), np.float32)
+    np.matmul(square, square)
 
 
 class _Repeated:
@@ -149,8 +157,8 @@ class _Repeated:
         with self._backend.one_thread():
             if not self._refused and (self._crew is None or not self._crew.alive):
                 try:
-                    self._crew = crew.Crew(self._phases, _quiet)
-                except OSError:  # no process may be forked here: threads, to the same bits
+                    self._crew = crew.Crew(self._phases, _begin)
+                except OSError:  # no process starts here: threads, to the same bits
                     self._crew, self._refused = None, True
             if self._crew is not None:
                 self._crew.run(times)

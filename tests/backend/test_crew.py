@@ -314,6 +314,44 @@ def test_where_no_process_may_be_forked_threads_run(
     assert run.theta.tobytes() == expected.theta.tobytes()
 
 
+@pytest.mark.parametrize("how", ["hangs", "is killed", "ends"])
+def test_where_a_member_does_not_start_threads_run(
+    how: str, make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch, gone: Gone
+) -> None:
+    """As where BLAS was in use by another thread at the fork; nothing is lost, and no process is left."""
+    from aevb_engine.backend import numpy as backend
+
+    forked = shared.shared_zeros((1,), np.int64)
+
+    def setup() -> None:
+        forked[0] = os.getpid()
+        if how == "hangs":
+            time.sleep(100)
+        if how == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(3)
+
+    expected = make_step("elbo", make_likelihood("bernoulli"), threads=2)
+    metrics = expected.run(20)
+    monkeypatch.setattr(backend, "_begin", setup)
+    monkeypatch.setattr(crew, "START", 0.3)
+    monkeypatch.setattr(crew, "PATIENCE", 0.1)
+    run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
+    assert run.run(20).tobytes() == metrics.tobytes()
+    assert run.theta.tobytes() == expected.theta.tobytes()
+    assert forked[0] > 0
+    assert gone(int(forked[0]))
+
+
+def test_what_fails_at_the_start_of_a_member_is_raised() -> None:
+    def setup() -> None:
+        raise ZeroDivisionError("at the start")
+
+    made = Crew([[[nothing], [nothing]]], setup)
+    with pytest.raises(ZeroDivisionError, match="at the start"):
+        made.run(1)
+
+
 def test_one_thread_shares_nothing(make_step: Any, make_likelihood: Any) -> None:
     before = set(shared._live)
     run = make_step("elbo", make_likelihood("bernoulli"), threads=1)
