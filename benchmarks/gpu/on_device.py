@@ -2,7 +2,7 @@
 
 ``compile_text`` gives a program with the same interface. For a launch, the whole block of memory that each array is
 part of is copied to the device, guard bands included, and afterwards back, so that a write outside is seen as in CI.
-The thread schedule is the device's own.
+The thread schedule is the device's own: three schedules are three runs, which must have the same bits.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import outcomes  # noqa: F401 - makes ``tests`` the checkout's
+import outcomes
 
-from aevb_engine.backend.cupy import OPTIONS, open_cupy
+from aevb_engine.backend import cupy as backend
 from aevb_engine.cuda.launch import HEAD
 from tests.cuda_on_cpu import runner
+from tests.gpu import conftest
+
+CUPY = backend.open_cupy()
 
 if shutil.which("g++") is None:  # the tests are skipped without it; here it is not needed
     shutil.which = lambda name, *a, **k: "device" if name == "g++" else None  # type: ignore[assignment]
@@ -29,8 +32,7 @@ class DeviceProgram(runner.Program):
     def __init__(self, text: str) -> None:
         self.number = np.float64 if re.search(r"typedef\s+double\s+T\s*;", text) else np.float32
         self.types = {m[1]: [runner._split(item) for item in m[2].split(",")] for m in HEAD.finditer(text)}
-        self.xp = open_cupy()
-        self._module = self.xp.RawModule(code=text, options=OPTIONS)
+        self._module = CUPY.RawModule(code=text, options=backend.OPTIONS)
 
     def call(
         self,
@@ -50,7 +52,7 @@ class DeviceProgram(runner.Program):
         given = [self._sent(a, blocks) if isinstance(a, np.ndarray) else a for a in args]
         self._module.get_function(name)(grid, block, tuple(given))
         for host, there in blocks.values():
-            back = self.xp.asnumpy(there)
+            back = CUPY.asnumpy(there)
             if host.flags.writeable:
                 host[...] = back
 
@@ -59,14 +61,16 @@ class DeviceProgram(runner.Program):
         root = array
         while isinstance(root.base, np.ndarray):
             root = root.base
-        if not root.flags.c_contiguous or root.dtype != array.dtype:
-            raise TypeError(f"cannot send an array of {array.dtype} inside one of {root.dtype}, {root.strides}")
+        root = root.view(np.ndarray)  # without what a subclass forbids
+        root = root if root.flags.c_contiguous else root.T
+        if not root.flags.c_contiguous:
+            raise TypeError(f"cannot send a block of {root.shape} with gaps: {root.strides}")
         at = root.ctypes.data
         if at not in blocks:
-            flat = root.reshape(-1)
-            blocks[at] = flat, self.xp.asarray(flat)
-        offset = (array.ctypes.data - at) // array.itemsize
-        return blocks[at][1][offset : offset + 1]
+            flat = root.reshape(-1).view(np.uint8)  # bytes: views may be of other types than the block
+            blocks[at] = flat, CUPY.asarray(flat)
+        start = array.ctypes.data - at
+        return blocks[at][1][start : start + array.itemsize].view(array.dtype)
 
 
 @cache
@@ -80,4 +84,16 @@ def _compiled(text: str) -> DeviceProgram:
     return DeviceProgram(text)
 
 
+def _together(item: Any) -> str:
+    """A function's tests of one number type: they launch the same modules, which one process compiles once."""
+    return f"{item.nodeid.partition('[')[0]} {'float64' in item.nodeid}"
+
+
 runner.compile_text = compile_text
+outcomes.together = _together
+# The double builds test_own.py's steps on the host. The name cupy stays CuPy's, which imports parts of itself late.
+_double = conftest.load_double()
+_module = _double.RawModule
+_double.RawModule = lambda *, code, **options: _module(code="probe", **options)  # nothing launches them: not compiled
+backend.open_cupy = lambda: _double
+conftest.load_double = lambda: CUPY

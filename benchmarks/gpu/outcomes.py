@@ -1,7 +1,7 @@
 """A pytest plugin: one JSON line a test as soon as it ends, into the file named by AEVB_OUTCOMES.
 
 So that a run which is ended from outside has not been in vain. Also makes ``tests`` the checkout's, whatever package
-of that name is installed.
+of that name is installed, and keeps the i-th of n shards of the tests where AEVB_SHARD is i/n.
 """
 
 from __future__ import annotations
@@ -13,9 +13,23 @@ import types
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 tests = types.ModuleType("tests")
 tests.__path__ = [str(Path(__file__).resolve().parents[2] / "tests")]
 sys.modules.setdefault("tests", tests)
+
+
+def together(item: Any) -> str:
+    """Tests for which this is equal are of one shard."""
+    return str(item.nodeid)
+
+
+@pytest.hookimpl(trylast=True)  # of what -k and -m have left
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    number, count = map(int, os.environ.get("AEVB_SHARD", "0/1").split("/"))
+    kept = set(list(dict.fromkeys(map(together, items)))[number::count])
+    items[:] = [item for item in items if together(item) in kept]
 
 
 def pytest_runtest_logreport(report: Any) -> None:

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -70,7 +71,7 @@ def test_every_section_through_the_double(tmp_path: Path) -> None:
     assert found["machine"]["findings"]["simulated"] is True
     for name, least in (("noise_bits", 3), ("kernels", 2), ("parity", 6), ("trainers", 20), ("quiet", 14)):
         assert len(found[name]["checks"]) >= least
-    assert found["kernels"]["findings"]["texts"]["passed"] > 10
+    assert found["kernels"]["findings"]["texts"]["passed"] > 40
     for workload in found["speed"]["findings"]["workloads"].values():
         assert workload["gpu"]["wall_us"] > 0
         assert workload["launches"]["products"] >= 11
@@ -117,6 +118,43 @@ def test_every_section_through_the_double(tmp_path: Path) -> None:
     barrier = found["questions"]["findings"]["grid_barrier"]
     assert len(barrier) == 4, barrier
     assert done.stdout.splitlines()[-1].startswith("passed; ")
+
+
+def test_every_test_of_a_text_is_launched_or_left_out_for_a_reason() -> None:
+    kernels = part("kernels")
+    left = [name for names in kernels.LEFT_OUT.values() for name in names]
+    everything = []
+    for file, launched in kernels.LAUNCHED.items():
+        text = (ROOT / f"tests/cuda_on_cpu/test_{file}.py").read_text(encoding="utf-8")
+        found = re.findall(r"^def (test_\w+)", text, re.MULTILINE)
+        assert set(launched) == set(found) - set(left), file
+        everything += found
+    assert sorted(left) == sorted(set(left) & set(everything))
+
+
+def test_shards_are_one_result(tmp_path: Path) -> None:
+    """Without a test none fails, a failure and an end by time are told, and nothing goes on behind it."""
+    kernels = part("kernels")
+    (tmp_path / "test_these.py").write_text(
+        "import time\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert False\n"
+        "def test_endless():\n    while True: time.sleep(1)\n"
+    )
+    ini = tmp_path / "kernels.ini"
+    ini.write_text(kernels.INI)
+    for chosen, seconds, code, passed, failed in (
+        ("good", 60, 0, 1, 0),
+        ("good or bad", 60, 1, 1, 1),
+        ("good or endless", 4, "out of time", 1, 0),
+        ("none", 60, 5, 0, 0),
+    ):
+        shards = kernels.Shards(ini, ["-k", chosen, str(tmp_path / "test_these.py")], tmp_path / chosen, 2)
+        found = shards.found(time.monotonic() + seconds)
+        assert (found["exit"], found["passed"], found["failed"]) == (code, passed, failed), found
+        assert len(found["not_passed"]) == failed
+        assert bool(found["last_words"]) == (code in (1, 5))
+        assert all(process.returncode is not None for process in shards.processes)
 
 
 @pytest.mark.peers
