@@ -73,6 +73,11 @@ class CupyBackend:
         name = properties["name"]
         return name.decode() if isinstance(name, bytes) else str(name)
 
+    @property
+    def tf32(self) -> bool:
+        """Compute capability 8.0 (Ampere) or later; cuBLAS would use full float32 without a word."""
+        return int(self.xp.cuda.runtime.getDeviceProperties(self.xp.cuda.Device().id)["major"]) >= 8
+
     def memory(self) -> dict[str, int]:
         """Bytes: held by the pool, used of it, free and total on the device."""
         pool = self.xp.get_default_memory_pool()

@@ -40,6 +40,7 @@ class NumpyBackend:
     name = "cpu"
     xp: Any = np
     asynchronous = False
+    tf32 = False
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or physical_cores()

@@ -45,6 +45,10 @@ def choose_plan(
     refuse(trainer, graph, precision, backend.name, reason)
     if backend.name == "cpu":
         return Plan()
+    if precision == "tf32" and not backend.tf32:
+        raise UsageError(
+            f"--precision tf32: {backend.device()} has none (compute capability 8.0 is needed); use float32"
+        )
     products = PRODUCTS[precision]
     path = "graph" if graph else trainer
     if path == "auto":

@@ -25,6 +25,7 @@ pytestmark = [
 ARCHITECTURES = [
     *(("sm_80", np.float32), ("sm_90", np.float32), ("sm_100", np.float32), ("sm_90", np.float64)),
     *(pytest.param(a, np.float64, marks=pytest.mark.slow) for a in ("sm_80", "sm_100")),
+    *(pytest.param("sm_75", dtype, marks=pytest.mark.slow) for dtype in (np.float32, np.float64)),
 ]
 FILE = 65536  # registers of a multiprocessor: two blocks of 256 threads must fit
 
@@ -48,7 +49,7 @@ PRODUCTS = [
     for part in (texts, with_epilogues)
     for arch in ("sm_80", "sm_90", "sm_100")
     for dtype, cores in ((np.float32, False), (np.float32, True), (np.float64, False))
-]
+] + [pytest.param(part, "sm_75", np.float32, False, marks=pytest.mark.slow) for part in (texts, with_epilogues)]
 
 
 @pytest.mark.parametrize(("part", "arch", "dtype", "tensor_cores"), PRODUCTS)

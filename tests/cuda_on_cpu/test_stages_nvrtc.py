@@ -31,7 +31,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 MOST_STAGES = {"784-100-2": 7, "784-500-20": 7, "560-200-5": 8, "784-500-20-iwae": 9}
 ALL = [(model, arch) for model in MODELS for arch in ("sm_80", "sm_90", "sm_100")]
-ALWAYS = "784-500-20"  # on every change; the others with `-m slow`
+OLDEST = "sm_75"
+ALWAYS = "784-500-20"  # on every change; the others, and the oldest devices, with `-m slow`
 
 
 def _layers(model: str) -> tuple[Any, Any]:
@@ -49,7 +50,11 @@ def test_as_few_stages_as_dependences_allow(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "arch"), [c if c[0] == ALWAYS else pytest.param(*c, marks=pytest.mark.slow) for c in ALL]
+    ("model", "arch"),
+    [
+        *(c if c[0] == ALWAYS else pytest.param(*c, marks=pytest.mark.slow) for c in ALL),
+        *(pytest.param(model, OLDEST, marks=pytest.mark.slow) for model in MODELS),
+    ],
 )
 def test_no_spills(model: str, arch: str) -> None:
     layers, dtype = _layers(model)

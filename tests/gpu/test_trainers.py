@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aevb_engine.backend.base import Plan
-from aevb_engine.errors import BackendError, Stopped
+from aevb_engine.errors import BackendError, Stopped, UsageError
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.run import Quiet, resume, start
 from aevb_engine.experiment.session import Session, prepare
@@ -122,6 +122,15 @@ def test_tf32_rounds_the_products(path: str, gpu: str) -> None:
     if path != "eager":  # what the library does with so small a product is its own affair; it is asked to, see below
         assert (rows[0] != rows[1]).any()
     np.testing.assert_allclose(*rows, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("path", ["auto", "eager", "graph", "persistent"])
+def test_tf32_needs_a_device_that_has_it(path: str, double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would take float32 instead, and the record of the run would not tell."""
+    monkeypatch.setattr(double, "MAJOR", 7)
+    with pytest.raises(UsageError, match=r"--precision tf32: shim has none.*use float32"):
+        session(path, precision="tf32")
+    assert session("eager").trainer.advance(1).shape[0] == 1
 
 
 def test_the_library_is_asked_for_tf32_in_training_alone(double: Any, monkeypatch: pytest.MonkeyPatch) -> None:

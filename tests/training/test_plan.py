@@ -18,7 +18,7 @@ from aevb_engine.training.loop import RESPONSE, Progress, fit
 from aevb_engine.training.plan import PRODUCTS, choose_plan
 from aevb_engine.training.step import block_length
 
-GPU: Any = SimpleNamespace(name="gpu")
+GPU: Any = SimpleNamespace(name="gpu", tf32=True)
 TABLE = tuple(
     Figure(path, macs, us)
     for path, macs, us in (

@@ -21,7 +21,7 @@ import runner
 sys.path.pop(0)
 
 FAILURE = os.environ.get("AEVB_DOUBLE", "")
-MULTIPROCESSORS, OCCUPANCY = 3, 1  # of the device that there seems to be
+MULTIPROCESSORS, OCCUPANCY, MAJOR = 3, 1, 9  # of the device that there seems to be
 counts = {"reads": 0, "allocations": 0, "launches": 0, "products": 0, "graphs": 0}
 
 float32, float64, int64, uint8, uint32 = np.float32, np.float64, np.int64, np.uint8, np.uint32
@@ -332,7 +332,7 @@ runtime = types.SimpleNamespace(
     driverGetVersion=lambda: 0 if FAILURE == "no driver" else 13000,
     runtimeGetVersion=lambda: 13000,
     getDeviceCount=_device_count,
-    getDeviceProperties=lambda i: {"name": b"shim", "multiProcessorCount": MULTIPROCESSORS},
+    getDeviceProperties=lambda i: {"name": b"shim", "multiProcessorCount": MULTIPROCESSORS, "major": MAJOR},
     memGetInfo=lambda: (0, 0),
 )
 driver = types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared: OCCUPANCY)
