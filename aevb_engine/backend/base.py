@@ -52,7 +52,11 @@ class Backend(Protocol):
     xp: Any  # numpy or cupy
     threads: int
     asynchronous: bool  # whether ``run`` comes back before the work is done
-    tf32: bool  # whether products in TF32 are possible
+
+    @property
+    def tf32(self) -> bool:
+        """Whether products in TF32 are possible."""
+        ...
 
     def enter(self) -> None:
         """From now on what this thread does to the backend's arrays is in order with what the backend does: every other

@@ -11,7 +11,8 @@ import numpy as np
 
 from aevb_engine.cuda.launch import Source
 
-PARTS = ("reduce.cuh", "noise.cuh", "product.cuh", "rows.cuh")  # in the order in which they may use each other
+# In the order in which they may use each other.
+PARTS = ("reduce.cuh", "noise.cuh", "prefetch.cuh", "product.cuh", "rows.cuh")
 
 
 @cache

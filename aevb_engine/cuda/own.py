@@ -11,6 +11,8 @@ gradient by weights, by biases [... update]                  one product, the bi
                                                              text where nothing reads the parameters any more
 affine (head) ... kl | densities, affine, elementwise        one launch, a few data points a block (``rows``), where the
 gradients by the data around the latent pass                 layers are narrow enough that it is faster
+advance, gather                                              one launch, which fetches the next step's rows ahead
+affine on rows that a gather copies                          one product straight from the data, beside the gather
 ==========================================================  =======================================================
 
 What an epilogue takes is decided by the memory it touches, never by a kernel's name.
@@ -30,7 +32,7 @@ from aevb_engine.cuda.handwritten import sources
 from aevb_engine.cuda.launch import Parameter, address
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
-from aevb_engine.cuda.product import Product, parts_of, view
+from aevb_engine.cuda.product import Picked, Product, parts_of, view
 from aevb_engine.cuda.rows import Backward, Forward, choose, dense, plain
 from aevb_engine.cuda.source import generate
 from aevb_engine.kernels.rows import sum_of_parts
@@ -117,6 +119,7 @@ class _Step:
         self.parts: list[tuple[Any, Any]] = []  # logp and its parts by tile of columns
         self.splits: list[tuple[Any, Any, Text, Text]] = []  # a product, its parts, the text of either
         self.unread: list[Any] = []  # what a rule no longer reads: made in vain unless another does
+        self.first: list[tuple[Product, Text]] = []  # products of x and a weight matrix, which may be of the data
 
     def product(self, a: Any, factors: Sequence[Any], label: str, last: Any = None) -> Product:
         if self.tensor_cores and np.dtype(a.dtype) != np.float32:
@@ -130,7 +133,11 @@ class _Step:
         x, weight, bias, y = (b.array for b in rest[0].arguments)  # type: ignore[union-attr]
         product = self.product(x, [weight], "affine")
         start = f"sum0[i] + {product.array(bias, 'c')}"
-        return self._chain(product, start, y, rest, _Touched([y], [x, weight, bias], []))
+        taken = self._chain(product, start, y, rest, _Touched([y], [x, weight, bias], []))
+        (text,) = taken[1]
+        assert isinstance(text, Text)
+        self.first.append((product, text))
+        return taken
 
     def data(self, rest: Sequence[Operation]) -> Taken | None:
         """dx = dy W^T, and elementwise kernels on dx."""
@@ -408,7 +415,28 @@ class _Step:
         for array in self.unread:
             if not any(_reads(item, array) for item in items):
                 items = [item for item in items if not _writes_only(item, array)]
-        return _read_at_cursor(items)
+        return self._from_the_data(_read_at_cursor(items))
+
+    def _from_the_data(self, items: list[Text | Operation]) -> list[Text | Operation]:
+        """Products of the rows that a gather copies, straight from the data: they need not wait for it."""
+        for at, gather in enumerate(items):
+            if not isinstance(gather, Text) or gather.source.accepts != GATHERED:
+                continue
+            data, cursor, orders, _, _, _, scale, x = (g.array if isinstance(g, Buffer) else g for g in gather.given)
+            for product, text in self.first:
+                i = next((i for i, item in enumerate(items) if item is text), -1)
+                between = items[at + 1 : i]
+                if i < at or view(product.a) != view(x) or not dense(data):
+                    continue
+                if any(_writes(item, a) for item in between for a in (x, data, cursor, orders)):
+                    continue
+                picked = Picked(data, cursor, orders, scale)
+                straight = replace(product, picked=picked, label=f"picked_{product.label}")
+                items = [*items[:i], Text(*straight.text()), *items[i + 1 :]]
+        return items
+
+
+GATHERED = ("data", "cursor", "orders", "rates", "index", "coef", "scale", "x")  # what a gather at the cursor takes
 
 
 def _independent(op: Operation, other: Operation) -> bool:
@@ -431,6 +459,18 @@ ADVANCED = """\
             coef_[(long long)i * coef_m] = rates_[s * rates_s + (long long)i * rates_m];
     }
 """
+
+
+# The next step's rows into the cache: a product that reads them straight from the data would wait for memory in every
+# chunk. "size_c" and the rest of a line, so that the last one is met wherever the row begins.
+AHEAD = """\
+        const long long later = orders_[(s + 1 < size_s ? s + 1 : s) * orders_s + (long long)r * orders_r];
+        const long long next = later < 0 ? 0 : later < size_n ? later : size_n - 1;
+        const int line = 128 / (int)sizeof(data_[0]), first = blockIdx.x * blockDim.x + threadIdx.x;
+        for (int c = first * line; c < size_c + line; c += gridDim.x * blockDim.x * line)
+            prefetch_line(data_ + next * data_n + (long long)(c < size_c ? c : size_c - 1) * data_c);
+"""
+PICKS = "        const long long n = wanted < 0 ? 0 : wanted < size_n ? wanted : size_n - 1;\n"
 
 
 def _read_at_cursor(items: list[Text | Operation]) -> list[Text | Operation]:
@@ -457,19 +497,22 @@ def _after_advance(text: Text, tables: Sequence[Any]) -> Text | None:
     once, parameters = "index_[(long long)r * index_r]", "const long long* index_, int index_r"
     source = text.source
     given = [g.array if isinstance(g, Buffer) else g for g in text.given]
-    if source.text.count(once) != 1 or source.text.count(parameters) != 1 or view(given[1]) != view(index):
+    counts = {source.text.count(part) for part in (once, parameters, PICKS)}
+    if counts != {1} or view(given[1]) != view(index):
         return None
     if any(_reads(text, table) or _writes(text, table) for table in (orders, rates, coef, cursor)):
         return None
     name = f"{source.name}_at_cursor"
     body = source.text.replace(once, "orders_[s * orders_s + (long long)r * orders_r]").replace(source.name, name)
     body = body.replace("\n{\n", "\n" + ADVANCED, 1).replace("int size_n,", "int size_s, int size_m, int size_n,")
+    body = body.replace(PICKS, PICKS + AHEAD)
     body = body.replace(
         parameters,
         "const long long* cursor_, const long long* orders_, int orders_s, int orders_r, const T* rates_, int rates_s,"
         " int rates_m, long long* index_, int index_r, T* coef_, int coef_m",
     )
-    return Text(replace(source, name=name, text=body), (given[0], cursor, orders, rates, index, coef, *given[2:]))
+    source = replace(source, name=name, text=body, parts=(*source.parts, "prefetch.cuh"))
+    return Text(source, (given[0], cursor, orders, rates, index, coef, *given[2:]))
 
 
 def _writes(item: Text | Operation, array: Any) -> bool:

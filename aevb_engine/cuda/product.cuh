@@ -12,8 +12,24 @@ struct __align__(16) Quad {
 // One for all products of a module: chunks of a and b, then the groups' sums, then what an epilogue needs.
 __shared__ __align__(16) T product_scratch[sizeof(T) == 4 ? 8192 : 4224];
 
+// Where the elements of a factor lie: w is a row of a or a column of b.
+template <typename N> struct Dense {
+    const N* p;
+    int w, k;  // strides
+};
+
+// Rows of the data as they are stored, times a scale: w is the row that number[w * step] picks, moved to an edge where it
+// is outside. As aevb_gather makes them, to the bit.
+template <typename Stored> struct Picked {
+    const Stored* data;
+    int row, k;  // strides
+    const long long* number;
+    int step, count;
+    T scale;
+};
+
 // Where a thread's elements of a chunk of DEPTH x WIDE lie: the i-th at (k + ks(i), w + ws(i)), with ks and ws the same for
-// all threads. Where k is next to k in memory a warp takes 8 of them from 4 places w: whole sectors, and no two of its
+// all threads; ws(i) is of_line(line(i)). Where k is next to k in memory a warp takes 8 of them from 4 places w: whole sectors, and no two of its
 // stores in one bank.
 template <int WIDE, int DEPTH, bool ALONG_K> struct Share {
     static constexpr int UNITS = DEPTH / 8, WARPS = UNITS < 8 ? UNITS : 8, TURNS = UNITS / WARPS;
@@ -29,20 +45,63 @@ template <int WIDE, int DEPTH, bool ALONG_K> struct Share {
     {
         return ALONG_K ? i % TURNS * WARPS * 8 : i * (256 / WIDE);
     }
-    static __device__ __forceinline__ constexpr int ws(int i) { return ALONG_K ? i / TURNS * (8 / WARPS) * 4 : 0; }
+    static __device__ __forceinline__ constexpr int line(int i) { return ALONG_K ? i / TURNS : 0; }
+    static __device__ __forceinline__ constexpr int of_line(int j) { return j * (8 / WARPS) * 4; }
+    static __device__ __forceinline__ constexpr int ws(int i) { return of_line(line(i)); }
 };
 
-// A thread's share of a chunk into registers, zero outside: p at its first element, of which "left_k" and "left_w" are
-// left to the edges. With EXTRA "last" is one more w.
-template <typename S, bool EXTRA, typename N, int COUNT>
+// A thread's share of the chunk at hand, of which "first_w", "first_k" is the first element.
+template <typename S, int COUNT, typename From> struct Reader;
+
+template <typename S, int COUNT, typename N> struct Reader<S, COUNT, Dense<N>> {
+    const N* p;
+    int w, k;
+    __device__ __forceinline__ Reader(const Dense<N>& from, int first_w, int first_k, int)
+        : p(from.p + (long long)first_w * from.w + (long long)first_k * from.k), w(from.w), k(from.k)
+    {
+    }
+    __device__ __forceinline__ N at(int i) const { return p[S::ws(i) * w + S::ks(i) * k]; }
+    __device__ __forceinline__ void move(int by) { p += (long long)by * k; }
+};
+
+template <typename S, int COUNT, typename Stored> struct Reader<S, COUNT, Picked<Stored>> {
+    static constexpr int LINES = S::line(COUNT - 1) + 1;
+    const Stored* line[LINES];
+    int k;
+    T scale;
+    __device__ __forceinline__ Reader(const Picked<Stored>& from, int first_w, int first_k, int left_w)
+        : k(from.k), scale(from.scale)
+    {
+#pragma unroll
+        for (int j = 0; j < LINES; j++) {
+            long long n = 0;
+            if (S::of_line(j) < left_w) {
+                const long long wanted = from.number[(long long)(first_w + S::of_line(j)) * from.step];
+                n = wanted < 0 ? 0 : wanted < from.count ? wanted : from.count - 1;
+            }
+            line[j] = from.data + n * from.row + (long long)first_k * from.k;
+        }
+    }
+    __device__ __forceinline__ T at(int i) const { return scale * (T)line[S::line(i)][S::ks(i) * k]; }
+    __device__ __forceinline__ void move(int by)
+    {
+#pragma unroll
+        for (int j = 0; j < LINES; j++)
+            line[j] += (long long)by * k;
+    }
+};
+
+// A thread's share of a chunk into registers, zero outside: from its first element "left_k" and "left_w" are left to the
+// edges. With EXTRA "last" is one more w.
+template <typename S, bool EXTRA, typename From, typename N, int COUNT>
 __device__ __forceinline__ void product_fetch(
-    const N* p, int p_w, int p_k, const N* last, int last_k, int left_w, int left_k, N (&held)[COUNT])
+    const Reader<S, COUNT, From>& from, const N* last, int last_k, int left_w, int left_k, N (&held)[COUNT])
 {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
         held[i] = 0;
         if (S::ks(i) < left_k && S::ws(i) < left_w)
-            held[i] = p[S::ws(i) * p_w + S::ks(i) * p_k];
+            held[i] = from.at(i);
         if (EXTRA && S::ks(i) < left_k && S::ws(i) == left_w)
             held[i] = last[S::ks(i) * last_k];
     }
@@ -87,11 +146,11 @@ __device__ __forceinline__ void product_mma(double*, const double*, const double
 
 // value[i]: the element e = thread + 256 i of the tile at (base_r, base_c), row e / COLUMNS, column e % COLUMNS; zero
 // outside. Every thread of the block takes part.
-template <int ROWS, int COLUMNS, int FLOATS, bool A_ALONG_K, bool B_ALONG_K, bool EXTRA, bool TF32, typename N,
-          int COUNT>
+template <int ROWS, int COLUMNS, int FLOATS, bool A_ALONG_K, bool B_ALONG_K, bool EXTRA, bool TF32,
+          typename FromA, typename N, int COUNT>
 __device__ __forceinline__ void product(
-    int thread, int base_r, int base_c, const N* a, int a_m, int a_k, const N* last, int last_k, const N* b, int b_k,
-    int b_c, int size_m, int size_c, int size_k, N (&value)[COUNT])
+    int thread, int base_r, int base_c, const FromA& a, const N* last, int last_k, const Dense<N>& b, int size_m,
+    int size_c, int size_k, N (&value)[COUNT])
 {
     constexpr int DEPTH = sizeof(N) == 4 ? FLOATS : FLOATS / 2;  // k of a chunk
     constexpr int PAD = TF32 ? 8 : 4;
@@ -105,16 +164,17 @@ __device__ __forceinline__ void product(
     const int group = thread / THREADS, patch = thread % THREADS / (DOWN * 4), lane = thread % (DOWN * 4);
     const int patch_r = patch / (COLUMNS / 16) * (4 * DOWN), patch_c = patch % (COLUMNS / 16) * 16;
     N sum[16] = {};
-    N held_a[ROWS * DEPTH / 256], held_b[COLUMNS * DEPTH / 256];
+    constexpr int COUNT_A = ROWS * DEPTH / 256, COUNT_B = COLUMNS * DEPTH / 256;
+    N held_a[COUNT_A], held_b[COUNT_B];
     typedef Share<ROWS, DEPTH, A_ALONG_K> OfA;
     typedef Share<COLUMNS, DEPTH, B_ALONG_K> OfB;
     const int ka = OfA::k(thread), wa = OfA::w(thread), kb = OfB::k(thread), wb = OfB::w(thread);
-    a += (long long)(base_r + wa) * a_m + (long long)ka * a_k;
-    b += (long long)(base_c + wb) * b_c + (long long)kb * b_k;
-    last += (long long)ka * last_k;
     const int left_r = size_m - base_r - wa, left_c = size_c - base_c - wb;
-    product_fetch<OfA, EXTRA>(a, a_m, a_k, last, last_k, left_r, size_k - ka, held_a);
-    product_fetch<OfB, false>(b, b_c, b_k, b, 0, left_c, size_k - kb, held_b);
+    Reader<OfA, COUNT_A, FromA> from_a(a, base_r + wa, ka, left_r);
+    Reader<OfB, COUNT_B, Dense<N>> from_b(b, base_c + wb, kb, left_c);
+    last += (long long)ka * last_k;
+    product_fetch<OfA, EXTRA>(from_a, last, last_k, left_r, size_k - ka, held_a);
+    product_fetch<OfB, false>(from_b, last, 0, left_c, size_k - kb, held_b);
     for (int base_k = 0; base_k < size_k; base_k += DEPTH) {
         __syncthreads();  // what lay in the scratch has been read
         product_store<OfA, A, TF32>(chunk_a + ka * A + wa, held_a);
@@ -122,11 +182,11 @@ __device__ __forceinline__ void product(
         __syncthreads();  // the chunk is complete
         const int next = base_k + DEPTH;
         if (next < size_k) {
-            a += (long long)DEPTH * a_k;
-            b += (long long)DEPTH * b_k;
+            from_a.move(DEPTH);
+            from_b.move(DEPTH);
             last += DEPTH * last_k;
-            product_fetch<OfA, EXTRA>(a, a_m, a_k, last, last_k, left_r, size_k - next - ka, held_a);
-            product_fetch<OfB, false>(b, b_c, b_k, b, 0, left_c, size_k - next - kb, held_b);
+            product_fetch<OfA, EXTRA>(from_a, last, last_k, left_r, size_k - next - ka, held_a);
+            product_fetch<OfB, false>(from_b, last, 0, left_c, size_k - next - kb, held_b);
         }
         const int left = size_k - base_k - group * SHARE;
         if constexpr (TF32) {

@@ -126,6 +126,40 @@ def view(array: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
+class Picked:
+    """Rows of a that lie in the data set: scale * data[orders[cursor]], data (N, K), orders (S, M)."""
+
+    data: Any  # of y's type or of bytes
+    cursor: Any  # (1,)
+    orders: Any
+    scale: float
+
+    @property
+    def stored(self) -> str:
+        return "unsigned char" if np.dtype(self.data.dtype) == np.uint8 else "T"
+
+    @property
+    def parameters(self) -> str:
+        stored = parameter("data", "vk").replace("const T*", f"const {self.stored}*")
+        orders = parameter("orders", "om").replace("const T*", "const long long*")
+        return f"{stored}, const long long* cursor_, {orders}, T scale"
+
+    @property
+    def given(self) -> tuple[Any, ...]:
+        return self.data, self.cursor, self.orders, self.scale
+
+    @property
+    def text(self) -> str:
+        return PICKED.replace("$stored", self.stored)
+
+
+PICKED = """\
+const long long o = cursor_[0] < 0 ? 0 : cursor_[0] < size_o ? cursor_[0] : size_o - 1;
+const Picked<$stored> picked = {data_, data_v, data_k, orders_ + o * orders_o, orders_m, size_v, scale};
+"""
+
+
+@dataclass(frozen=True)
 class _Given:
     """A parameter of the epilogue: an array with its axes, or a constant (``letters`` is "const")."""
 
@@ -150,6 +184,7 @@ class Product:
     label: str = ""  # words of the name
     forced: Tile | None = None  # instead of the one chosen by shape
     splits: int = 1  # parts of k by blocks of their own, that whoever reads y adds up
+    picked: Picked | None = None  # what the rows of a are copies of, and read in their place
     before: list[str] = field(default_factory=list)
     element: list[str] = field(default_factory=list)
     after: str = ""
@@ -191,7 +226,11 @@ class Product:
 
     def text(self) -> tuple[Source, tuple[Any, ...]]:
         """The source and what it is launched with."""
-        parameters, given = [parameter("a", "mk"), parameter("b0", "kc")], [self.a, self.factors[0]]
+        parameters, given = [parameter("a", "mk")], [self.a]
+        if self.picked is not None:
+            parameters, given = [self.picked.parameters], [*self.picked.given]
+        parameters.append(parameter("b0", "kc"))
+        given.append(self.factors[0])
         for i, b in enumerate(self.factors[1:], 1):
             parameters.append(parameter(f"b{i}", "kc"))
             given.append(b)
@@ -202,7 +241,8 @@ class Product:
             parameters.append(f"T {g.name}" if g.letters == "const" else parameter(g.name, g.letters, g.written))
             given.append(g.value)
         letters = {letter for g in self.given if g.letters != "const" for letter in g.letters}
-        parameters.append(", ".join(f"int size_{x}" for x in ("m", "k", "c", "r", *sorted(letters - set("rc")))))
+        sizes = ["m", "k", "c", "r", *sorted(letters - set("rc")), *("vo" if self.picked else "")]
+        parameters.append(", ".join(f"int size_{x}" for x in sizes))
         values = self._numbers | {
             "parameters": ", ".join(parameters),
             "within": "",
@@ -234,16 +274,17 @@ class Product:
     def _products(self) -> list[str]:
         """A call for each b."""
         extra, cut, tile = self.last is not None, self._is_cut, self.tile
-        last = ("last_", "last_k") if extra else ("a_", "0")
-        lines = []
+        last = ("last_", "last_k") if extra else ("b0_", "0")
+        lines = [self.picked.text] if self.picked else []
         for i, b in enumerate(self.factors):
             flags = (_along(self.a, 1), _along(b, 0), extra, self.tensor_cores)
             fixed = ", ".join([*map(str, (tile.rows, tile.columns, tile.depth)), *(str(f).lower() for f in flags)])
             at = [f"{p}_ + (long long)first * {p}_k" if cut else f"{p}_" for p in ("a", f"b{i}")]
+            a = "picked" if self.picked else f"Dense<T>{{{at[0]}, a_m, a_k}}"
             lines += [
                 f"T sum{i}[{self._numbers['count']}];",
-                f"product<{fixed}>((int)threadIdx.x, base_r, base_c, {at[0]}, a_m, a_k, {last[0]}, {last[1]},",
-                f"    {at[1]}, b{i}_k, b{i}_c, size_m, size_c, {'inner' if cut else 'size_k'}, sum{i});",
+                f"product<{fixed}>((int)threadIdx.x, base_r, base_c, {a}, {last[0]}, {last[1]},",
+                f"    Dense<T>{{{at[1]}, b{i}_c, b{i}_k}}, size_m, size_c, {'inner' if cut else 'size_k'}, sum{i});",
             ]
         return lines
 

@@ -165,7 +165,8 @@ class _Load:
         self.blocks = {False: 0, True: 0}
 
     def _waves(self, light: int, heavy: int) -> float:
-        return light / self.multiprocessors + HEAVY * -(-heavy // self.multiprocessors)
+        """Light ones run where no heavy one is left to run."""
+        return max(HEAVY * -(-heavy // self.multiprocessors), (light + HEAVY * heavy) / self.multiprocessors)
 
     @property
     def waves(self) -> float:

@@ -77,7 +77,8 @@ def traffic(source: Any, given: dict[str, Any]) -> int:
         array = given[p.name]
         size = int(array.size)
         if p.name in ("data", "orders", "rates", "metrics"):  # tables: one step's part of them
-            size = int(given["index"].size) * array.shape[1] if p.name == "data" else array.shape[1]
+            batch = given["index"].size if "index" in given else given["orders"].shape[1] if "orders" in given else 1
+            size = array.shape[1] * (int(batch) if p.name == "data" else 1)
         loaded = re.search(rf"= {p.name}_\[", source.text) is not None
         total += size * np.dtype(array.dtype).itemsize * (2 if p.written and loaded else 1)
     return total

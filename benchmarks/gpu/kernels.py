@@ -61,6 +61,7 @@ LAUNCHED = {
     "product": (
         "test_product",
         "test_product_by_tensor_cores",
+        "test_rows_straight_from_the_data",
         "test_a_write_beyond_the_edge_is_seen",  # into the band of its own array: the bands see writes of a device
         "test_every_elementwise_kernel_may_follow",
         "test_a_chain_of_kernels_follows",
@@ -70,6 +71,7 @@ LAUNCHED = {
         "test_every_likelihood_behind_its_heads",
         "test_narrow_products_are_cut_along_k",
         "test_step_by_tensor_cores",
+        "test_the_next_rows_are_fetched_whole_before_they_are_read",
     ),
     "rows": (
         "test_rows",
@@ -94,6 +96,7 @@ LEFT_OUT = {
         "test_what_other_elements_need_is_not_fused",
         "test_double_has_no_tensor_cores",
         "test_what_a_step_becomes",
+        "test_the_first_layer_reads_the_data_where_the_rows_are_copies",
         "test_updates_come_after_every_read",
         "test_a_step_has_both",
         "test_what_does_not_match_stays",

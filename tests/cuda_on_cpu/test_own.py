@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,8 +19,8 @@ from aevb_engine.cuda.lower import Text
 from aevb_engine.cuda.own import own
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.model.workspace import Workspace
-from aevb_engine.operation import Operation, Rows
-from tests.cuda_on_cpu.catalog import likelihoods
+from aevb_engine.operation import Operation, Rows, operation
+from tests.cuda_on_cpu.catalog import declared, likelihoods
 from tests.cuda_on_cpu.guard import close
 from tests.cuda_on_cpu.runner import SCHEDULES, Program, compile_text
 from tests.gpu.conftest import load_double
@@ -228,7 +229,7 @@ def test_what_a_step_becomes() -> None:
     names = [n.split("x16_")[-1] if n.startswith("product") else n for n in names]
     assert names == [
         "gather_bytes_at",
-        "affine_tanh",
+        "picked_affine_tanh",
         "rows_latent_1_affine_tanh",
         "bernoulli_log_prob_and_backward",
         "elbo_bound_of",
@@ -239,6 +240,52 @@ def test_what_a_step_becomes() -> None:
         *["weight_adam"] * 4,
         "record",
     ]
+
+
+def test_the_first_layer_reads_the_data_where_the_rows_are_copies() -> None:
+    """Not where they are drawn anew, and not where something else happens to them before."""
+    for case in CASES:
+        s, items = device(case)
+        copies = bool(s.config.hidden) and s.config.binarize != "dynamic"  # a head alone goes with the latent pass
+        assert sum("picked" in t.source.name for t in items if isinstance(t, Text)) == copies, case
+    s, _ = device("elbo-bernoulli-adam")
+    step = whole(s.trainer.inner)
+    at = next(i for i, op in enumerate(step) if op.name == "gather")
+    x = step[at].writes[-1]
+    doubled = operation(declared()["scale"], x, 2.0, x)
+    for changed, picked in (([*step[: at + 1], doubled, *step[at + 1 :]], 0), (step, 1)):
+        assert sum("picked" in t.source.name for t in own(changed) if isinstance(t, Text)) == picked
+
+
+def test_the_next_rows_are_fetched_whole_before_they_are_read() -> None:
+    """A number in every line of 128 bytes that the row may touch, wherever it begins; of the last step's, its own."""
+    _, items = device("elbo-bernoulli-adam")
+    text = next(t for t in items if "at_cursor" in t.source.name)
+    fetch = r"prefetch_line\(data_ \+ (.*) \* data_n \+ \(long long\)\((.*)\) \* data_c\);"
+    call = re.search(fetch, text.source.text)
+    copy = re.search(r" +x_\[.*\] = scale \* .*;\n", text.source.text)
+    assert call is not None
+    assert copy is not None
+    mark = f"x_[(long long)r * x_r + ({call[2]}) * x_c] = {call[1]};"
+    marked = text.source.text.replace(copy[0], ";").replace(call[0], mark)
+    source = replace(text.source, text=marked)
+    compiled = compile_text(module([source], np.float32))
+    rng = np.random.default_rng(0)
+    for width in (784, 127, 1):
+        orders = rng.integers(0, 50, (3, 6))
+        for cursor in (0, 1, 2):
+            x = np.full((6, width), -1, np.float32)
+            launch = source.launch(
+                np.zeros((50, width), np.uint8), np.array([cursor]), orders, np.zeros((3, 2), np.float32),
+                np.zeros(6, np.int64), np.zeros(2, np.float32), 1.0, x,
+            )  # fmt: skip
+            compiled.run(launch)
+            for row, number in zip(x, orders[min(cursor + 1, 2)], strict=True):
+                met = np.nonzero(row >= 0)[0]
+                assert set(row[met]) == {number}
+                for start in range(128):
+                    lines = {(start + c) // 128 for c in range(width)}
+                    assert {(start + c) // 128 for c in met} == lines
 
 
 def test_updates_come_after_every_read() -> None:

@@ -11,7 +11,7 @@ import pytest
 from aevb_engine.cuda import module
 from aevb_engine.cuda.lower import Text
 from aevb_engine.cuda.own import own
-from aevb_engine.cuda.product import TILES, Tile, choose
+from aevb_engine.cuda.product import TILES, Picked, Product, Tile, choose
 from aevb_engine.kernel import Kernel
 from aevb_engine.kernels.affine import affine, affine_backward_data
 from aevb_engine.operation import Buffer, Operation, Rows, operation
@@ -57,6 +57,34 @@ def test_product(tile: Tile, layout: str, dtype: Any) -> None:
             close(y.array, expected, dtype, f"{layout} {shape}", k)
             results.add(y.array.tobytes())
         assert len(results) == 1, "the order of a sum depends on the schedule"
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("stored", ["bytes", "numbers"])
+@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.rows}x{t.columns}")
+def test_rows_straight_from_the_data(tile: Tile, stored: str, dtype: Any) -> None:
+    """The bits of a copy of the rows and its product; what is outside is moved to an edge, as the copy does."""
+    rng = np.random.default_rng(5)
+    items, found = [], []
+    for m, k, n in SHAPES:
+        data = rng.integers(0, 256, (9, k)).astype(np.uint8) if stored == "bytes" else rng.random((9, k)).astype(dtype)
+        orders = rng.integers(0, 9, (4, m))
+        orders[:, : m // 3] += rng.integers(-20, 20, m // 3)
+        b = rng.standard_normal((k, n)).astype(dtype)
+        for cursor, cores in ((2, False), (7, False), (-3, tile.rows >= 32 and dtype == np.float32)):
+            row = orders[np.clip(cursor, 0, 3)]
+            copy = dtype(0.37) * data[np.clip(row, 0, 8)].astype(dtype)
+            for picked in (Picked(data, np.array([cursor]), orders, 0.37), None):
+                y = Guarded(np.full((m, n), np.nan, dtype))
+                product = Product(copy, [b], None, cores, "plain", tile, picked=picked)
+                product.store(y.array, "sum0[i]")
+                items.append(Text(*product.text()))
+                found.append(y)
+    run(items, dtype, "shuffled")
+    for straight, copied in zip(found[::2], found[1::2], strict=True):
+        straight.check("straight")
+        assert np.isfinite(copied.array).all()
+        np.testing.assert_array_equal(straight.array, copied.array)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
