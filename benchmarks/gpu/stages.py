@@ -10,8 +10,8 @@ A stage is a kernel of the captured graph, and what lies between two barriers of
 ``over_arithmetic`` is a whole step over the operations of its products at that rate.
 
 The persistent kernel is timed by a copy of its text in which every block reads the clock around each barrier; its
-parameters must come out with the bits of the text as it is. Then the joined layers around z (``cuda/rows.py``) with 1
-to 8 data points a block and as launches of their own, beside what the estimate chose.
+parameters must come out with the bits of the text as it is. Then the step with the layers around z (``cuda/rows.py``)
+by 1 to 8 data points a block or apart, and with the copy of the rows before the first layer, beside what was chosen.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run(record: Record, options: Options) -> None:
             found[key] = _attempt(partial(_stages, record, clock, name, products, rates, options))
             record.note(rates=rates, workloads=found)
             _tell(key, found[key])
-    record.attempt("around_z", lambda: around_z(clock, options))
+    record.attempt("other_ways", lambda: other_ways(clock, options))
     backend.close()
 
 
@@ -219,8 +219,8 @@ def _median(times: Any) -> float:
     return round(float(np.median(times)) * 1e6, 2)
 
 
-def around_z(clock: Clock, options: Options) -> dict[str, Any]:
-    """Microseconds of a persistent step of the first workloads by how the layers around z are launched."""
+def other_ways(clock: Clock, options: Options) -> dict[str, Any]:
+    """Microseconds of a persistent step of the first workloads, as it is and with one choice of the engine changed."""
     from aevb_engine.cuda import own
     from aevb_engine.cuda.rows import ROWS, choose
 
@@ -230,18 +230,23 @@ def around_z(clock: Clock, options: Options) -> dict[str, Any]:
 
         def noting(sizes: Any, width: int, forward: bool, chosen: list[Any] = chosen) -> int | None:
             chosen.append(choose(sizes, width, forward))
-            return chosen[-1]
+            return chosen[-1]  # type: ignore[no-any-return]
 
-        ways: dict[str, Any] = {"as chosen": noting, "launches of their own": lambda *a: None}
+        ways: dict[str, Any] = {
+            "as it is": (own, "choose", noting),
+            "a copy of the rows before the first layer": (own._Step, "_from_the_data", lambda self, items: items),
+            "layers around z apart": (own, "choose", lambda *a: None),
+        }
         for rows in ROWS[-1:] if options.small else ROWS:
-            ways |= {f"forward by {rows}": partial(_forced, choose, rows, True),
-                     f"backward by {rows}": partial(_forced, choose, rows, False)}  # fmt: skip
+            for direction in ("forward", "backward"):
+                rule = partial(_forced, choose, rows, direction == "forward")
+                ways[f"layers around z {direction} by {rows}"] = (own, "choose", rule)
         found[name] = {}
-        for way, rule in ways.items():
+        for way, change in ways.items():
             if options.left() < 8 and not options.small:
                 found[name]["left_out"] = f"{way} and what follows: no time left"
                 break
-            with mock.patch.object(own, "choose", rule):
+            with mock.patch.object(*change):
                 found[name][way] = _attempt(partial(_step_us, clock, name, options))
         found[name]["chosen"] = dict(zip(("forward", "backward"), chosen, strict=False))
     return found
