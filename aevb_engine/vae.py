@@ -80,6 +80,7 @@ class VAE:
         self._model: Model | None = None
         self._reason: str | None = None  # why auto means the CPU
         self._trainer: Trainer | None = None
+        self._stored: tuple[int, Mapping[str, Any]] | None = None  # a loaded model's step and arrays
         self._facts: dict[str, Any] = {"log_variance_unit": 0.0, "unit_interval": False}
         self.history: list[dict[str, float]] = []
 
@@ -124,12 +125,8 @@ class VAE:
         trainer = Trainer(model, optimizer, rows, settings)
         for line in trainer.warnings:
             warnings.warn(line, stacklevel=2)
-        if self._trainer is not None:
-            kept = self._trainer.arrays()
-            if self._trainer.count != trainer.count:  # chains on other data points are of no use
-                kept |= {n: a for n, a in trainer.arrays().items() if n.startswith("objective/")}
-            trainer.restore(self._trainer.step, kept)
-        self._trainer = trainer
+        self._go_on(trainer)
+        self._trainer, self._stored = trainer, None
         per_epoch = self._objective.updates * trainer.count / settings.batch
         count = epochs * per_epoch if epochs is not None else steps
         if count is None:
@@ -147,6 +144,24 @@ class VAE:
             listener=_History(self.history),
         )
         return self
+
+    def _go_on(self, trainer: Trainer) -> None:
+        """With the optimizer's and the objective's state of the training before, or of the file."""
+        same = True  # data points; chains on others are of no use
+        if self._trainer is not None:
+            step, kept = self._trainer.step, self._trainer.arrays()
+            same = self._trainer.count == trainer.count
+        elif self._stored is not None:
+            step, stored = self._stored
+            kept = dict(stored)
+        else:
+            return
+        state = trainer.arrays()
+        for name, fresh in state.items():
+            of_data = name.startswith("objective/")
+            if name != "theta" and name in kept and not (of_data and not (same and kept[name].shape == fresh.shape)):
+                state[name] = kept[name]
+        trainer.restore(step, state)
 
     def _dataset(self, data: str | Array | Dataset, data_dir: str | Path | None, offline: bool) -> Dataset:
         if isinstance(data, Dataset):
@@ -281,14 +296,16 @@ class VAE:
         if not self._named:
             raise UsageError("a decoder given as an object cannot be saved by name; register it as a plugin")
         model = self.model
-        trainer = self._trainer
-        arrays = trainer.arrays() if trainer else {"theta": model.backend.download(model.parameters.theta)}
+        step, arrays = self._stored or (0, {})
+        if self._trainer is not None:
+            step, arrays = self._trainer.step, self._trainer.arrays()
+        arrays = {**arrays, "theta": model.backend.download(model.parameters.theta)}
         meta = {
             "config": self.config.as_dict(),
             "dim": model.architecture.dim,
             **self._facts,
         }
-        write(Path(path), Checkpoint(trainer.step if trainer else 0, arrays, meta), hash_file=False)
+        write(Path(path), Checkpoint(step, arrays, meta), hash_file=False)
 
 
 def load(path: str | Path) -> VAE:
@@ -328,6 +345,8 @@ def load(path: str | Path) -> VAE:
         raise FileFormatError(f"{place} holds {theta.size} parameters; its configuration needs {model.parameters.size}")
     model.parameters.theta[...] = model.backend.upload(theta.astype(model.dtype))
     vae._model = model
+    state = {n: a for n, a in checkpoint.arrays.items() if n.startswith(("optimizer/", "objective/"))}
+    vae._stored = checkpoint.step, state
     return vae
 
 

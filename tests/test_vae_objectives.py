@@ -39,6 +39,27 @@ def test_only_bounds_are_asked_for() -> None:
         made("wake-sleep", objective_options={"beta": 1})
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_loaded_model_goes_on_as_if_it_had_never_been_away(optimizer: str, tmp_path: Path) -> None:
+    """With the optimizer's state and the number of steps, also saved again before it is trained."""
+    x = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.uint8)
+
+    def parameters(model: aevb.VAE) -> bytes:
+        return bytes(model.model.parameters.theta.tobytes())
+
+    model = aevb.VAE(hidden=5, latent_dim=2, batch_size=20, optimizer=optimizer, seed=1, threads=1).fit(x, steps=7)
+    model.save(tmp_path / "m.h5")
+    aevb.load(tmp_path / "m.h5").save(tmp_path / "again.h5")
+    model.fit(x, steps=5)
+    for name in ("m.h5", "again.h5"):
+        loaded = aevb.load(tmp_path / name).fit(x, steps=5)
+        assert parameters(loaded) == parameters(model)
+        assert loaded.history[-1]["step"] == 12
+    untrained = aevb.load(tmp_path / "m.h5")
+    untrained.save(tmp_path / "m.h5")
+    assert aevb.load(tmp_path / "m.h5").bound(x) == untrained.bound(x)
+
+
 def test_chains_go_on_with_the_same_data_and_start_anew_with_others(tmp_path: Path) -> None:
     model = made("mcem").fit(rows(), steps=7)
     kept = model._trainer.arrays()["objective/chains"]

@@ -173,9 +173,6 @@ class Crew:
     # In a forked member -------------------------------------------------------------------------------------
 
     def _work(self, me: int, agenda: Agenda, setup: Callable[[], None], orders: int, answers: int) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first member decides, and its end is seen
-            signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(-1)
         gc.freeze()  # what is not its own is never finalized here
         _keep_open(orders, answers)
         here = me * LINE

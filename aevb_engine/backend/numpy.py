@@ -45,6 +45,7 @@ class NumpyBackend:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or physical_cores()
         self._workers: list[_Worker] = []
+        weakref.finalize(self, _retire, self._workers).atexit = False  # at exit they end by themselves
         self._process = os.getpid()  # whose threads they are
         self._shared = self.threads > 1 and crew.possible()
         self._repeated: weakref.WeakSet[_Repeated] = weakref.WeakSet()
@@ -87,19 +88,21 @@ class NumpyBackend:
         while len(self._workers) < max(map(len, phases)) - 1:
             self._workers.append(_Worker())
         with self.one_thread():
-            for _ in range(times):
-                for shares in phases:
-                    busy = self._workers[: len(shares) - 1]
-                    for worker, share in zip(busy, shares[1:], strict=True):
-                        worker.start(share)
-                    try:
+            try:
+                for _ in range(times):
+                    for shares in phases:
+                        busy = self._workers[: len(shares) - 1]
+                        for worker, share in zip(busy, shares[1:], strict=True):
+                            worker.start(share)
                         for call in shares[0]:
                             call()
-                    finally:
                         for worker in busy:
                             worker.wait()
-                    for worker in busy:
-                        worker.check()
+                        for worker in busy:
+                            worker.check()
+            except BaseException:  # an interrupt comes anywhere, also between a share's start and its end
+                _retire(self._workers)
+                raise
 
     def repeat(self, phases: Phases, operations: Sequence[Operation]) -> Callable[[int], None]:
         # What a plugin writes into arrays of its own making, other processes would not see.
@@ -120,9 +123,7 @@ class NumpyBackend:
     def close(self) -> None:
         for repeated in self._repeated:
             repeated.close()
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
+        _retire(self._workers)
 
 
 def _quiet() -> None:
@@ -171,6 +172,16 @@ class _Repeated:
             self._crew.close()
 
 
+def _retire(workers: list[_Worker]) -> None:
+    """End the threads, each after the share it is at."""
+    leaving = workers[:]
+    workers.clear()
+    for worker in leaving:
+        worker.leave()
+    for worker in leaving:
+        worker.join()
+
+
 class _Worker:
     """A thread that runs one share at a time; two bare locks hand over in a few microseconds."""
 
@@ -180,7 +191,8 @@ class _Worker:
         self._done.acquire()
         self._share: Sequence[Call] | None = None
         self._error: BaseException | None = None
-        threading.Thread(target=self._loop, daemon=True, name="aevb-rows").start()
+        self._thread = threading.Thread(target=self._loop, daemon=True, name="aevb-rows")
+        self._thread.start()
 
     def start(self, share: Sequence[Call]) -> None:
         self._share = share
@@ -188,25 +200,36 @@ class _Worker:
 
     def wait(self) -> None:
         self._done.acquire()
+        self._share = None  # whose arrays may be the last of a model
 
     def check(self) -> None:
         error, self._error = self._error, None
         if error is not None:
             raise error
 
-    def stop(self) -> None:
+    def leave(self) -> None:
         self._share = None
-        self._go.release()
+        if self._go.locked():  # else it is on its way, and finds nothing to do
+            self._go.release()
+
+    def join(self) -> None:
+        if self._thread is not threading.current_thread():  # a model may be collected anywhere
+            self._thread.join()
 
     def _loop(self) -> None:
         _quiet()
         while True:
             self._go.acquire()
-            if self._share is None:
+            share = self._share
+            if share is None:
                 return
-            try:
-                for call in self._share:
-                    call()
-            except BaseException as error:
-                self._error = error
+            self._perform(share)
+            share = None  # nor kept here
             self._done.release()
+
+    def _perform(self, share: Sequence[Call]) -> None:
+        try:
+            for call in share:
+                call()
+        except BaseException as error:
+            self._error = error

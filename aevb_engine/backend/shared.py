@@ -6,6 +6,7 @@ import ctypes
 import math
 import mmap
 import os
+import signal
 import warnings
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+PIECE = 1 << 22  # bytes copied at a time
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _live: weakref.WeakSet[Any] = weakref.WeakSet()  # the regions
 _own = False  # whether the fork under way is one of ours
 
@@ -47,23 +50,29 @@ def is_shared(array: Any) -> bool:
 
 
 def fork_worker(work: Callable[[], None]) -> int:
-    """Fork a process that does ``work`` on the shared arrays and ends; its number."""
+    """Fork a process that does ``work`` on the shared arrays and ends, deaf to the terminal's signals; its number."""
     global _own
     _own = True
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # or one could lead the child into the caller's code
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns where other threads exist, and JAX where it is loaded: the child calls array code alone,
             # and takes no lock of theirs.
             warnings.simplefilter("ignore")
             number = os.fork()
+        if not number:
+            try:
+                for each in SIGNALS:
+                    signal.signal(each, signal.SIG_IGN)
+                signal.set_wakeup_fd(-1)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                work()
+            finally:
+                os._exit(0)
     finally:
         _own = False
-    if number:
-        return number
-    try:
-        work()
-    finally:
-        os._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return number
 
 
 def _separate() -> None:
@@ -74,14 +83,18 @@ def _separate() -> None:
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     fixed = 0x10  # MAP_FIXED on Linux
-    for region in list(_live):
-        size = len(region)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(region))
-        content = ctypes.string_at(address, size)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed
-        if libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != address:
-            os.abort()  # never two processes on the same parameters
-        ctypes.memmove(address, content, size)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed
+    try:
+        for region in list(_live):
+            first = ctypes.addressof(ctypes.c_char.from_buffer(region))
+            for at in range(0, len(region), PIECE):
+                address, size = first + at, min(PIECE, len(region) - at)
+                content = ctypes.string_at(address, size)
+                if libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) != address:
+                    os.abort()
+                ctypes.memmove(address, content, size)
+    except BaseException:  # no memory, say: what is raised here is printed, and the child goes on
+        os.abort()  # never two processes on the same parameters
 
 
 if hasattr(os, "register_at_fork"):

@@ -137,14 +137,14 @@ class AnnealedImportanceSampler:
         return AisEstimate.joined(parts)
 
     def _step_sizes(self, lo: int) -> npt.NDArray[np.float64]:
-        """(T, B): a size for each temperature but the first, from a run that is thrown away."""
+        """(T, B): a size for each temperature but the last, where nothing moves, from a run that is thrown away."""
         pilot = self._pilot
         pilot.put(lo)
         pilot.from_prior()
         sizes = StepSize(self.batch, target=self.target)
         moves = math.ceil(PILOT_MOVES / len(self.betas))
-        out = np.empty((len(self.betas), self.batch))
-        for t, beta in enumerate(self.betas):
+        out = np.empty((len(self.betas) - 1, self.batch))
+        for t, beta in enumerate(self.betas[:-1]):
             for _ in range(moves):
                 pilot.move(beta, sizes.size)
                 sizes.adapt(pilot.acceptance())

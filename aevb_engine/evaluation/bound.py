@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -70,7 +72,14 @@ class Evaluator:
 
 def summary(rows: npt.NDArray[np.float64]) -> dict[str, float]:
     """Means over data points, and the standard error of the mean bound."""
-    n = rows.shape[0]
-    bound, reconstruction, kl = (float(v) for v in rows.mean(axis=0))
-    error = float(rows[:, 0].std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return {"bound": bound, "reconstruction": reconstruction, "kl": kl, "bound_se": error}
+    with np.errstate(invalid="ignore"):  # inf - inf
+        bound, reconstruction, kl = (float(v) for v in rows.mean(axis=0))
+    return {"bound": bound, "reconstruction": reconstruction, "kl": kl, "bound_se": standard_error(rows[:, 0])}
+
+
+def standard_error(values: npt.NDArray[np.float64]) -> float:
+    """Of the mean of values (N,); NaN of a single one, and where one is not finite."""
+    n = len(values)
+    if n < 2 or not np.isfinite(values).all():
+        return math.nan
+    return float(values.std(ddof=1) / math.sqrt(n))

@@ -114,7 +114,7 @@ class MarginalSampler:
         self.model, self.target = model, target
         self.burn_in, self.fit, self.samples = burn_in, fit, samples
         self.count = int(data.data.array.shape[0])
-        # Draws are kept, of z in double, so that a chunk also holds at most as many of them as decoded numbers.
+        # Draws are kept, of z in double: in a chunk about eight numbers for one that is decoded at a time.
         kept = chains * max(1, (fit + samples) * latent // (8 * model.architecture.dim))
         self.batch = rows_at_once(self.count, max(chains, kept), threads)
         self.chains = Chains(

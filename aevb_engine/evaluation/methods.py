@@ -130,9 +130,15 @@ def estimate(
         found.khat,
         getattr(found, "acceptance", None),
         getattr(found, "rhat", None),
-        tuple(str(r) for r in refused if r),
+        _reasons(found.log_likelihood, refused),
         time.perf_counter() - began,
     )
+
+
+def _reasons(values: Array, refused: npt.NDArray[np.str_]) -> tuple[str, ...]:
+    """Why each row without a finite estimate has none."""
+    given = refused if len(refused) else np.full(len(values), "")
+    return tuple(str(r) or "no finite estimate" for v, r in zip(values, given, strict=True) if not np.isfinite(v))
 
 
 def _estimator(

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from aevb_engine.evaluation import baselines
 from aevb_engine.evaluation.ais import TEMPERATURES, AnnealedImportanceSampler, simulate
-from aevb_engine.evaluation.bound import Evaluator
+from aevb_engine.evaluation.bound import Evaluator, standard_error
 from aevb_engine.evaluation.diagnostics import KHAT_LIMIT
 from aevb_engine.evaluation.latent import ACTIVE, latent_use
 from aevb_engine.evaluation.methods import METHODS, Result, estimate
@@ -107,11 +107,12 @@ def bits_per_dimension(value: float | None, dim: int, measure: str) -> float | N
 
 
 def mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """Mean over data points and its standard error; None of no data point, and of a single one."""
-    n = len(values)
-    if n == 0:
+    """Mean over data points and its standard error; None where it is not finite, of no data point, of a single one."""
+    if not len(values):
         return None, None
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    with np.errstate(invalid="ignore"):  # inf - inf
+        mean = values.mean()
+    return _finite(mean), _finite(standard_error(values))
 
 
 def _resident(subject: Subject, rows: Array) -> ResidentRows:

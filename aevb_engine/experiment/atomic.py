@@ -85,24 +85,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def replace_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Publishes a finished file of the same folder under its final name; on failure it is removed."""
-    origin, final = Path(source), Path(target)
-    with storage_errors("write", final):
-        try:
-            descriptor = os.open(origin, os.O_RDWR | getattr(os, "O_BINARY", 0))
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            origin.replace(final)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                origin.unlink()
-            raise
-        sync_folder(final.parent)
-
-
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable; does nothing where folders cannot be opened or synced."""
     try:

@@ -1,6 +1,6 @@
 """A run folder: where a run keeps its record, metrics, checkpoints and figures, and who may write there.
 
-<root>/<UTC>-<name>-<6 hex>/   run.json  metrics.h5  checkpoints/  figures/  report.html  .lock
+<root>/<UTC>-<name>-<6 hex>/   run.json  metrics.h5  checkpoints/  figures/  .lock
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ class RunFolder:
             with atomic.storage_errors("create", path):
                 folder.checkpoints.mkdir()
                 folder.figures.mkdir()
+                for made in (path, *(m.parent for m in missing)):  # a crash of the machine keeps names that are synced
+                    atomic.sync_folder(made)
         except BaseException:
             for made in (folder.record_path, folder.figures, folder.checkpoints, *missing):
                 with contextlib.suppress(OSError):
@@ -148,11 +150,6 @@ class RunFolder:
     def figures(self) -> Path:
         """The folder of the figures."""
         return self.path / "figures"
-
-    @property
-    def report_path(self) -> Path:
-        """report.html"""
-        return self.path / "report.html"
 
     def read_record(self) -> dict[str, Any]:
         """run.json; FileFormatError when it is damaged or of another format."""

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,21 @@ from aevb_engine.experiment.vary import Planned, plan
 from aevb_engine.training.loop import Blocks, blocks
 from aevb_engine.training.trainer import Diverged
 
-Replica = tuple[RunFolder, Session, dict[str, Any]]
+Told = Callable[[RunFolder, Session, dict[str, Any]], None]
+
+
+@dataclass
+class Ended:
+    """What has come of the runs: folder and result of each that reached its end, a line for each that did not."""
+
+    runs: list[tuple[RunFolder, dict[str, Any]]]
+    diverged: list[str]
+
+    def check(self) -> None:
+        """TrainingError where some diverged."""
+        if self.diverged:
+            count = len(self.runs) + len(self.diverged)
+            raise TrainingError(f"{len(self.diverged)} of {count} replicas diverged: {'; '.join(self.diverged)}")
 
 
 def start(
@@ -38,11 +53,13 @@ def start(
     root: Path = Path("runs"),
     display: Display | None = None,
     stop: threading.Event | None = None,
-) -> list[Replica]:
+    ended: Told | None = None,
+) -> Ended:
     """Train from the seeds ``config.seed``, ``config.seed + 1``, ... with every combination of the values of ``vary``.
 
     Folders are ``output/lr-0.01-seed-3`` or names of their own. A result holds what is ``varied`` in it. A replica that
-    diverges does not end the others; TrainingError names it at the end. Stopped as soon as one is.
+    diverges does not end the others. Stopped as soon as one is. ``ended`` is called with each that has ended; nothing
+    of its session is kept afterwards, however many there are.
     """
     vary = vary or {}
     runs = plan(config, replicas, vary)
@@ -52,7 +69,7 @@ def start(
             RunFolder.check_free(place)
     display = display or Quiet()
     sessions = _prepared(runs, display)
-    trained = _Trained()
+    trained = _Trained(ended)
     side = [i for i, session in sessions.items() if session.trainer.inner.plan.path == "persistent"]
     if side:
         _side_by_side({i: (runs[i], sessions[i], places[i]) for i in side}, trained, root, display, stop)
@@ -62,15 +79,15 @@ def start(
         session = sessions.pop(i, None) or prepare(each.config, display.data)
         try:
             with run.begun(session, places[i], root=root, display=display, stop=stop) as recorder:
-                trained.done[i] = (recorder.folder, session, run.train(recorder))
+                result = run.train(recorder)
+            trained.add(i, recorder.folder, session, result)
         except Diverged as error:
-            trained.lost.append(f"{each.label}: {error}")
-    if trained.lost:
-        raise TrainingError(f"{len(trained.lost)} of {len(runs)} replicas diverged: {'; '.join(trained.lost)}")
-    found = [trained.done[i] for i in range(len(runs))]
-    if not vary:
-        return found
-    return [(f, s, {**result, "varied": dict(r.varied)}) for r, (f, s, result) in zip(runs, found, strict=True)]
+            trained.lost[i] = f"{each.label}: {error}"
+        finally:
+            session.backend.close()
+    lost = [trained.lost[i] for i in sorted(trained.lost)]
+    done = [(runs[i], *trained.done[i]) for i in sorted(trained.done)]
+    return Ended([(f, {**result, "varied": dict(r.varied)} if vary else result) for r, f, result in done], lost)
 
 
 def _prepared(runs: list[Planned], display: Display) -> dict[int, Session]:
@@ -92,10 +109,16 @@ def _prepared(runs: list[Planned], display: Display) -> dict[int, Session]:
 class _Trained:
     """What has come of the runs, by their numbers."""
 
-    def __init__(self) -> None:
-        self.done: dict[int, Replica] = {}
-        self.lost: list[str] = []
+    def __init__(self, ended: Told | None) -> None:
+        self.done: dict[int, tuple[RunFolder, dict[str, Any]]] = {}
+        self.lost: dict[int, str] = {}
         self.stopped: list[str] = []
+        self._ended = ended
+
+    def add(self, number: int, folder: RunFolder, session: Session, result: dict[str, Any]) -> None:
+        if self._ended is not None:
+            self._ended(folder, session, result)
+        self.done[number] = folder, result
 
 
 def _side_by_side(
@@ -113,7 +136,10 @@ def _side_by_side(
             recorder = stack.enter_context(run.begun(session, place, root=root, display=shown, stop=stop))
             recorders[recorder] = i, planned.label
             run.announce(recorder)
-        _Group(recorders, trained).train()
+        group = _Group(recorders, trained)
+        group.train()
+    for number, recorder, result in group.results:  # what is done with them would keep the others waiting
+        trained.add(number, recorder.folder, recorder.session, result)
     if trained.stopped:
         raise Stopped(f"stopped; go on with `aevb-engine resume` of {', '.join(trained.stopped)}")
 
@@ -127,6 +153,7 @@ class _Group:
             r: blocks(r.session.trainer, r.progress, **run.loop_options(r)) for r in recorders
         }
         self.wanted: dict[Recorder, int] = {}  # steps until each wants to look
+        self.results: list[tuple[int, Recorder, dict[str, Any]]] = []
 
     def train(self) -> None:
         """To the end of all."""
@@ -166,10 +193,11 @@ class _Group:
                     recorder.save(is_best=False)
             del self.live[recorder]
             number, _ = self.recorders[recorder]
-            self.trained.done[number] = (recorder.folder, recorder.session, run.conclude(recorder, ended))
+            self.results.append((number, recorder, run.conclude(recorder, ended)))
         except Diverged as error:
             del self.live[recorder]
-            self.trained.lost.append(f"{self.recorders[recorder][1]}: {error}")
+            number, label = self.recorders[recorder]
+            self.trained.lost[number] = f"{label}: {error}"
         except Stopped:
             self.trained.stopped.append(str(recorder.folder.path))
 

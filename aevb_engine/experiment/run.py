@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.errors import AevbError, FileFormatError, Stopped
-from aevb_engine.evaluation.bound import summary
+from aevb_engine.evaluation.bound import standard_error, summary
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.environment import differences, environment
@@ -104,23 +105,25 @@ def resume(
     display: Display | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[RunFolder, Session, dict[str, Any]]:
-    """Go on from the newest sound checkpoint, to the same bits; a finished run is returned as it is."""
+    """Go on from the newest sound checkpoint, to the same bits; of a finished run the result is made anew."""
     display = display or Quiet()
     folder = RunFolder.open(path, root)
     with folder.lock():
         record = folder.read_record()
         if "config" not in record:
             raise FileFormatError(f"{folder.path} holds no configuration: it ended before training began; start anew")
-        config = RunConfig.from_mapping(record.get("config", {}), str(folder.record_path))
+        config = RunConfig.from_mapping(record["config"], str(folder.record_path))
         now = environment()
-        other = differences(record.get("environment", {}), now)
+        other = differences(record.get("environment") or {}, now)
         if other:
             line = "resume is correct but not bit-identical: " + "; ".join(other)
             if exact:
                 raise FileFormatError(line)
             display.note(line)
+        if config.backend == config.trainer == "auto":  # on a GPU the path that the steps took would be recorded
+            config = replace(config, backend="cpu")
         session = prepare(config, display.data, resumed=True)
-        if session.data_hash != record.get("data", {}).get("rows_sha256"):
+        if session.data_hash != (record.get("data") or {}).get("rows_sha256"):
             raise FileFormatError(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
             )
@@ -229,6 +232,8 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
             f"go on with: aevb-engine resume {shlex.quote(str(folder.path))}"
         )
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
+    for line in record["warnings"][len(session.warnings) :]:
+        recorder.display.note(line)
     folder.update(status=record["status"], step=session.trainer.step, result=record)
     return record
 
@@ -338,7 +343,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "train_bound": float(progress.tail[:, 2].mean()) if trained["bound"] else None,
         "train_reconstruction": float(progress.tail[:, 3].mean()) if trained["reconstruction"] else None,
         "test_bound": test["bound"],
-        "test_bound_se": means["bound_se"] if test["bound"] is not None else None,
+        "test_bound_se": _known(means["bound_se"]) if test["bound"] is not None else None,
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
         "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
@@ -353,5 +358,14 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     if session.dataset.true_log_prob is not None and per_point is not None and bound is not None:
         excess = per_point[:, 0] - session.dataset.true_log_prob(session.dataset.test)
         record["test_excess"] = float(excess.mean())
-        record["test_excess_se"] = float(excess.std(ddof=1) / np.sqrt(len(excess)))
+        record["test_excess_se"] = _known(standard_error(excess))
+    if per_point is not None and bound is not None and not np.isfinite(bound):
+        lost = int((~np.isfinite(per_point[:, 0])).sum())
+        line = f"{lost} of {len(per_point)} test rows have no finite bound: values too large for {config.dtype}?"
+        record["warnings"] = [*session.warnings, line]
     return record
+
+
+def _known(value: float) -> float | None:
+    """None for an error that nothing is known of."""
+    return None if np.isnan(value) else value

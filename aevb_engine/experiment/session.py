@@ -75,10 +75,6 @@ class Session:
         """The held-out column that tells the best step and convergence."""
         return "bound" if "bound" in self.held_out_columns else "reconstruction"
 
-    @property
-    def seen_per_epoch(self) -> int:
-        return self.trainer.count
-
 
 def prepare(
     config: RunConfig,

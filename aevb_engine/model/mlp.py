@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from aevb_engine.kernel import Kernel
 from aevb_engine.kernels.affine import (
@@ -19,7 +18,6 @@ from aevb_engine.kernels.tanh import tanh, tanh_backward
 from aevb_engine.model.parameters import Parameter, Parameters
 from aevb_engine.operation import Buffer, Operation, operation
 
-ActivationName = Literal["tanh", "relu", "softplus"]
 ACTIVATIONS: dict[str, tuple[Kernel, Kernel]] = {
     "tanh": (tanh, tanh_backward),
     "relu": (relu, relu_backward),

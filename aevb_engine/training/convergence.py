@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,13 @@ class Convergence:
     best_step: int | None = None
 
     def add(self, step: int, bound: float, waiting: bool = True) -> bool:
-        """Take in an evaluation; True where it is the best so far. Without ``waiting`` patience does not run out."""
+        """Take in an evaluation; True where it is the best so far. Without ``waiting`` patience does not run out.
+
+        One that is not finite (a row of the data where the density overflows) is no improvement, and nothing else.
+        """
+        if not math.isfinite(bound):
+            self.waited += waiting
+            return False
         self.recent = [*self.recent, bound][-WINDOW:]
         smoothed = sum(self.recent) / len(self.recent)
         if self.smoothed_best is None or smoothed > self.smoothed_best + TOLERANCE * abs(self.smoothed_best):

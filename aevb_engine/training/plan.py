@@ -60,5 +60,5 @@ def choose_plan(
 
 
 def multiply_adds(model: Model, rows: int) -> int:
-    """Of a step's products on ``rows`` samples: forward, and backward to the data and to the weights."""
+    """Of a step's products on ``rows`` samples, about: each parameter forward, and backward to data and weights."""
     return 3 * rows * model.parameters.size

@@ -2,9 +2,9 @@
 
 Noise is each framework's own. Compared are microseconds a step and the held-out bound after the same number of steps
 (of W5, L_5); products are in full float32 everywhere, and JAX is measured with its default precision, too (TF32 on such
-devices). ``times_the_best_peer``: how many times as fast as the best peer each path of this engine is; ``left_out``:
-what the time did not reach. ``more_peers.py`` has the other workloads, with fewer rounds; ``peer_check.py`` holds the
-models against this engine's gradients on the CPU.
+devices). ``times_the_best_peer``: how many times as fast as the best peer in full float32 each path of this engine is;
+``left_out``: what the time did not reach. ``more_peers.py`` has the other workloads, with fewer rounds;
+``peer_check.py`` holds the models against this engine's gradients on the CPU.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from timing import Clock
 
 STEPS = 1000
 PATHS = ("eager", "graph", "persistent")
+LOWER = "JAX scan, default precision"  # which may be TF32
 CHILDREN = {  # name: (package, script, mode, seconds at most)
     "PyTorch eager": ("torch", "peer_torch.py", "eager", 50),
     "PyTorch CUDA graph": ("torch", "peer_torch.py", "graph", 50),
     "JAX scan": ("jax", "peer_jax.py", "highest", 50),
     "PyTorch compiled": ("torch", "peer_torch.py", "compiled", 100),
-    "JAX scan, default precision": ("jax", "peer_jax.py", "default", 50),
+    LOWER: ("jax", "peer_jax.py", "default", 50),
 }
 WORK: dict[str, dict[str, Any]] = {
     "W1": {"hidden": (100,), "latent_dim": 2, "optimizer": "adagrad", "lr": 0.02},
@@ -90,14 +91,14 @@ def compare(record: Record, options: Options, names: tuple[str, ...], rounds: in
 
 
 def times_the_best_peer(figures: dict[str, Any]) -> dict[str, Any]:
-    """By workload: the best peer, and how many times as fast each path of this engine is."""
+    """By workload: the best peer in full float32, and how many times as fast each path of this engine is."""
     out: dict[str, Any] = {}
     times = {
         (who, name): f["us_per_step"] for who, found in figures.items() for name, f in found.items()
         if isinstance(f, dict)
     }  # fmt: skip
     for name in sorted({name for _, name in times}):
-        peers = {who: us for (who, n), us in times.items() if n == name and who in CHILDREN}
+        peers = {who: us for (who, n), us in times.items() if n == name and who in CHILDREN and who != LOWER}
         if peers:
             best = min(peers, key=lambda who: peers[who])
             paths = {path: times.get((f"this engine, {path}", name)) for path in PATHS}

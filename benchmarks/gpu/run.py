@@ -102,6 +102,11 @@ def _git(*arguments: str) -> str | None:
     return None
 
 
+def _number(value: Any) -> str:
+    """With two decimals; what is not finite is there as text."""
+    return value if isinstance(value, str) else f"{value:.2f}"
+
+
 class Proof:
     """The sections' processes and the file they end up in."""
 
@@ -211,7 +216,8 @@ class Proof:
     def _end(self, process: subprocess.Popen[str]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that the driver holds would hold the proof, too
+            process.wait(5)
 
     def table(self) -> str:
         """The short version."""
@@ -252,7 +258,7 @@ class Proof:
         sections = [self.result["sections"].get(name, {}).get("findings", {}) for name in ("peers", "more_peers")]
         for found in sections:
             lines += [
-                f"{w:4} {f['us_per_step']:8.1f} us a step, bound {f['bound']:.2f}: {who}"
+                f"{w:4} {f['us_per_step']:8.1f} us a step, bound {_number(f['bound'])}: {who}"
                 for who, figures in found.get("figures", {}).items()
                 for w, f in figures.items()
                 if isinstance(f, dict) and "us_per_step" in f

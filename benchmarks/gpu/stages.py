@@ -57,6 +57,7 @@ if (!met_{n})
 LOOP = "for (int step = 0; step < steps; step++) {"
 END = "if (mine == 0 && threadIdx.x == 0)\n"
 LEAVE = """\
+__syncthreads();  // the last stage is counted
 for (int i = threadIdx.x; i < {twice}; i += blockDim.x)
     trace[blockIdx.x * {twice} + i] = spent[i];
 """

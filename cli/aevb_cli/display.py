@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 5.0  # between two plain lines
 SMOOTH = 50  # steps that the shown bound of the batches is averaged over, roughly
-STOPPING = "stopping after the step under way; once more to leave at once"
+STOPPING = "stopping after the steps under way; once more to leave at once"
 
 
 def choose(interrupt: Interrupt, *, quiet: bool, verbose: bool) -> Screen:

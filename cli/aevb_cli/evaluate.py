@@ -205,7 +205,7 @@ def _bracket(record: dict[str, Any]) -> str:
         f"data drawn from the model ({number(found['rows'])} rows, {found['samples']} chains, "
         f"{number(found['temperatures'])} temperatures): log p(x) between "
         f"{number(found['forward'])} (forward) and {number(found['reverse'])} (reverse annealing),\n"
-        f"a gap of {found['gap']:.3f} +- {_error(found['gap_se'])}{accepted}"
+        f"a gap of {number(found['gap'])} +- {_error(found['gap_se'])}{accepted}"
     )
 
 

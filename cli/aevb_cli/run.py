@@ -71,7 +71,7 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      "for more. See `aevb-engine plugins show`.", {"metavar": "KIND.KEY=VALUE", "multiple": True}),
     ("--output", "Output", "Folder of the run. [runs/<time>-<name>-<6 hex>]", {"metavar": "DIR"}),
     ("--no-figures", "Output", "Draw no figures at the end.", FLAG),
-    ("--json", "Output", "Print the result as one JSON object on stdout.", FLAG),
+    ("--json", "Output", "Print the result as one JSON object on stdout.", {**FLAG, "envvar": "AEVB_RUN_JSON"}),
     ("--quiet", "Output", "Print nothing but errors (and the object of --json).", FLAG),
     ("-v", "Output", "Show every evaluation and the whole configuration.", FLAG),
 )  # fmt: skip
@@ -97,7 +97,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     "  aevb-engine run --vary lr=0.001,0.003 --vary latent-dim=2,10 --replicas 3 --output sweep\n"
     "  aevb-engine run --config experiment.toml --seed 2 --json > result.json\n\n"
     "Defaults are in brackets. A TOML file overrides them, environment variables (AEVB_DATA_DIR, AEVB_RUN_LR, "
-    "AEVB_RUN_LATENT_DIM, ...) override the file, options override all. Ctrl-C stops after the step under way; "
+    "AEVB_RUN_LATENT_DIM, ...) override the file, options override all. Ctrl-C stops after the steps under way; "
     "`aevb-engine resume` goes on to the same bits.",
 )
 @_options
@@ -119,12 +119,12 @@ def run(ctx: click.Context, /, **values: Any) -> None:
 
         return start(config, output, display=display, stop=stop)
 
-    def begin_many(display: Any, stop: Any) -> Any:
+    def begin_many(display: Any, stop: Any, ended: Any) -> Any:
         from aevb_engine.experiment.replicas import start
         from aevb_engine.experiment.vary import parse_vary
 
         vary = parse_vary(values["vary"])
-        return start(config, values["replicas"], output, vary=vary, display=display, stop=stop)
+        return start(config, values["replicas"], output, vary=vary, display=display, stop=stop, ended=ended)
 
     shown = {name: values[name] for name in ("as_json", "quiet", "verbose")} | {"figures": not values["no_figures"]}
     if values["replicas"] is not None or values["vary"]:

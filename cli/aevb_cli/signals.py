@@ -1,4 +1,4 @@
-"""Stop on request: the first SIGINT or SIGTERM ends the run after the step under way, the second leaves at once."""
+"""Stop on request: the first SIGINT or SIGTERM ends the run after the steps under way, the second leaves at once."""
 
 from __future__ import annotations
 

@@ -51,33 +51,40 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
         click.echo(summary(folder.path, result, drawn))
 
 
-def work_many(begin: Callable[[Any, Any], Any], *, as_json: bool, quiet: bool, verbose: bool, figures: bool) -> None:
-    """The same for replicas: ``begin`` returns a list of what it returns for ``work``."""
+def work_many(
+    begin: Callable[[Any, Any, Any], Any], *, as_json: bool, quiet: bool, verbose: bool, figures: bool
+) -> None:
+    """The same for replicas: ``begin(display, stop, ended)`` calls ``ended`` with what it returns for ``work``."""
     from aevb_engine.experiment.replicas import summary as together
 
     with Interrupt() as interrupt:
         screen = displays.choose(interrupt, quiet=quiet, verbose=verbose)
-        drawn: list[tuple[list[Path], str]] = []
+        drawn: dict[Path, list[Path]] = {}
+        problems: list[str] = []
+
+        def ended(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> None:
+            drawn[folder.path], problem = _draw(folder, session, result) if figures else ([], "")
+            problems.extend([problem] if problem else [])
+
         with screen:
-            found = begin(screen, interrupt.event)
-            for folder, session, result in found:
-                drawn.append(_draw(folder, session, result) if figures else ([], ""))
-        for _, problem in drawn:
-            if problem and not quiet:
+            found = begin(screen, interrupt.event, ended)
+        for problem in problems:
+            if not quiet:
                 warn(problem)
-    record = together([result for _, _, result in found])
+    record = together([result for _, result in found.runs]) | ({"diverged": found.diverged} if found.diverged else {})
     if as_json:
         echo_json(record)
     elif not quiet and "combinations" in record:
         click.echo(compared(record))
     elif not quiet:
-        for (folder, _, result), (files, _) in zip(found, drawn, strict=True):
-            click.echo(f"seed {result['seed']}\n{summary(folder.path, result, files)}\n")
+        for folder, result in found.runs:
+            click.echo(f"seed {result['seed']}\n{summary(folder.path, result, drawn[folder.path])}\n")
         if record.get("test_bound_sd") is not None:
             click.echo(
-                f"test bound over {len(found)} seeds: {number(record['test_bound'])}, standard deviation "
+                f"test bound over {len(found.runs)} seeds: {number(record['test_bound'])}, standard deviation "
                 f"{record['test_bound_sd']:.2f}"
             )
+    found.check()
 
 
 def compared(record: Mapping[str, Any]) -> str:
@@ -119,9 +126,9 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
     others = {scale: result.get(f"test_bound_{scale}") for scale in ("raw", "unit")}
     rows += [("", f"test on the {scale} scale {number(bound)}") for scale, bound in others.items() if bound is not None]
     if result.get("test_excess") is not None:
-        rows.append(
-            ("", f"test - log p_true {result['test_excess']:.3f} +- {result['test_excess_se']:.3f} (standard error)")
-        )
+        error = result["test_excess_se"]
+        spread = f" +- {error:.3f} (standard error)" if error is not None else ""
+        rows.append(("", f"test - log p_true {result['test_excess']:.3f}{spread}"))
     speed = result.get("steps_per_second")
     rows += [
         ("trained", f"{result['steps']:,} steps, {result['epochs']:.1f} epochs, {duration(result['seconds'])}"

@@ -352,6 +352,31 @@ def test_what_fails_at_the_start_of_a_member_is_raised() -> None:
         made.run(1)
 
 
+def test_a_signal_right_after_the_fork_does_not_lead_the_child_into_the_callers_code(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = os.fork
+
+    def interrupted() -> int:
+        number = fork()
+        if not number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return number
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    me = os.getpid()
+    try:
+        number = shared.fork_worker(lambda: place.__setitem__(0, 7))
+    except KeyboardInterrupt:
+        if os.getpid() != me:
+            os._exit(1)
+        raise
+    assert os.waitpid(number, 0)[1] == 0
+    assert place[0] == 7
+    with pytest.raises(KeyboardInterrupt):  # and the parent hears as before
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_one_thread_shares_nothing(make_step: Any, make_likelihood: Any) -> None:
     before = set(shared._live)
     run = make_step("elbo", make_likelihood("bernoulli"), threads=1)

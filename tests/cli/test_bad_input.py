@@ -101,6 +101,9 @@ def test_a_folder_is_no_configuration_file(one_error, tmp_path):
 
 
 def test_misspelt_variable(one_error, monkeypatch):
+    monkeypatch.setenv("AEVB_RUN_AS_JSON", "1")
+    assert "did you mean 'AEVB_RUN_JSON'?" in one_error(2, "run")
+    monkeypatch.delenv("AEVB_RUN_AS_JSON")
     monkeypatch.setenv("AEVB_RUN_LATENT_DIMS", "3")
     assert "did you mean 'AEVB_RUN_LATENT_DIM'?" in one_error(2, "run")
 

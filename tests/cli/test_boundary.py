@@ -43,11 +43,11 @@ def test_debug_shows_the_traceback(call, broken, args):
     assert "Traceback" not in call("run").stderr  # and is forgotten afterwards
 
 
-def test_log_file_that_cannot_be_written(call, broken, monkeypatch):
+def test_log_file_that_cannot_be_written(call, broken, monkeypatch, tmp_path):
     import tempfile
 
     broken(ZeroDivisionError())
-    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     result = call("run")
     assert result.exit_code == 70
     assert "--debug" in result.stderr

@@ -208,6 +208,25 @@ def test_precedence_is_file_then_environment_then_flags(train, monkeypatch):
     assert found["data_dir"] == str(Path("data").absolute())
 
 
+def test_json_by_the_environment(call, small, monkeypatch):
+    monkeypatch.setenv("AEVB_RUN_JSON", "1")
+    result = call("run", *small, "--steps", "5", "--quiet", "--no-figures")
+    assert json.loads(result.stdout)["steps"] == 5
+
+
+@pytest.mark.parametrize("output", [(), ("--json",)])
+def test_the_results_of_the_others_are_printed_where_one_diverges(call, small, output):
+    result = call("run", *small, "--vary", "lr=0.01,1e30", "--steps", "10", "--no-figures", "--output", "all", *output)
+    assert result.exit_code == 1
+    assert "1 of 2 replicas diverged: lr 1e30" in result.stderr.splitlines()[-1]
+    if output:
+        record = json.loads(result.stdout)
+        assert [r["varied"] for r in record["replicas"]] == [{"lr": 0.01}]
+        assert len(record["diverged"]) == 1
+    else:
+        assert "all/lr-0.01-seed-0" in result.stdout
+
+
 def test_plugin_options_of_file_and_flags_are_merged(call):
     Path("c.toml").write_text('dataset = "simulated-binary"\nepochs = 3\n[dataset-options]\ntrain = 200\ntest = 50\n')
     result = call("run", "--config", "c.toml", "-o", "dataset.test=60", "--steps", "5", "--json", "--no-figures")

@@ -177,7 +177,7 @@ class MovedTooEarly(AnnealedImportanceSampler):
         chains.from_prior()
         logw = np.zeros_like(chains.logp())
         for t in range(1, len(self.betas)):
-            chains.move(self.betas[t], sizes[t])
+            chains.move(self.betas[t], sizes[min(t, len(sizes) - 1)])
             logw += (self.betas[t] - self.betas[t - 1]) * chains.logp()
         return ais._estimate(logw[:n], [], n, 1)
 

@@ -196,6 +196,16 @@ def test_more_temperatures_bring_annealing_nearer(make_likelihood: Any) -> None:
     assert gaps[0] > 2 * gaps[1] > 4 * abs(gaps[2])
 
 
+def test_a_row_without_a_finite_estimate_has_a_reason(make_likelihood: Any) -> None:
+    it, _ = linear(make_likelihood)
+    rows = it.rows.copy()
+    rows[2] = 1e200
+    found = evaluate(Subject(it.model, rows, it.train), Plan(samples={"is": 20}, baselines=False))
+    (each,) = found["estimates"]
+    assert (each["rows"], each["refused"], each["refused_for"]) == (5, 1, {"no finite estimate": 1})
+    assert "is: refused 1 of 6: 1 rows, no finite estimate" in found["notes"]
+
+
 def test_refused_rows_are_left_out_and_counted(make_likelihood: Any) -> None:
     """Eight draws a chain are too few for the estimator of appendix D."""
     it, _ = linear(make_likelihood)

@@ -92,18 +92,6 @@ def test_content_is_synced_before_its_name_and_the_folder_after(
     assert calls == ["file", "replace", "folder"]
 
 
-def test_replace_file_publishes_or_removes(tmp_path: Path) -> None:
-    (tmp_path / "t").write_bytes(b"new")
-    atomic.replace_file(tmp_path / "t", tmp_path / "a")
-    assert (tmp_path / "a").read_bytes() == b"new"
-    assert not (tmp_path / "t").exists()
-    (tmp_path / "t").write_bytes(b"x")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(StorageError, match="cannot write"):
-        atomic.replace_file(tmp_path / "t", tmp_path / "folder")
-    assert not (tmp_path / "t").exists()
-
-
 def test_sweep_removes_only_old_temporary_files(tmp_path: Path) -> None:
     for name in (".aevb-1-aa.tmp", "keep.tmp", "a.h5"):
         (tmp_path / name).touch()

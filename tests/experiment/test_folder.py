@@ -28,7 +28,6 @@ def test_fresh_folder_has_its_layout(tmp_path: Path) -> None:
     assert run.checkpoints.is_dir()
     assert run.figures.is_dir()
     assert run.metrics_path == run.path / "metrics.h5"
-    assert run.report_path == run.path / "report.html"
     record = run.read_record()
     assert (record["format"], record["version"], record["status"]) == ("aevb-run", 1, "created")
     assert RunFolder.create("", root=tmp_path).path.name.split("-")[1] == "run"

@@ -250,6 +250,7 @@ def test_the_best_peer_is_the_fastest_one() -> None:
         "this engine, persistent": {"W1": {"us_per_step": 10.0}, "error W2": "no time left"},
         "JAX scan": {"W1": {"us_per_step": 90.0}, "W2": {"us_per_step": 50.0}},
         "PyTorch eager": {"W1": {"us_per_step": 900.0}},
+        "JAX scan, default precision": {"W1": {"us_per_step": 50.0}},  # another precision
         "PyTorch compiled": {"error W1 W2": "torch is not installed"},
     }
     found = peers.times_the_best_peer(figures)

@@ -16,6 +16,7 @@ import pytest
 from aevb_engine.errors import Stopped, TrainingError, UsageError
 from aevb_engine.experiment import replicas, run
 from aevb_engine.experiment.config import RunConfig
+from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.training.trainer import Trainer
 
 BASE: dict[str, Any] = {
@@ -41,7 +42,20 @@ class StopAfter(run.Quiet):
         self.event.set()
 
 
-def assert_as_alone(config: RunConfig, found: list[replicas.Replica], folder: Path) -> None:
+Found = list[tuple[RunFolder, Any, dict[str, Any]]]
+
+
+def start(config: RunConfig, *given: Any, **more: Any) -> Found:
+    """Folder, session and result of each, in order."""
+    sessions: dict[Path, Any] = {}
+    ended = replicas.start(
+        config, *given, **more, ended=lambda folder, session, result: sessions.update({folder.path: session})
+    )
+    ended.check()
+    return [(folder, sessions[folder.path], result) for folder, result in ended.runs]
+
+
+def assert_as_alone(config: RunConfig, found: Found, folder: Path) -> None:
     for i, (place, session, result) in enumerate(found):
         _, alone, expected = run.start(replace(config, seed=config.seed + i), folder / f"alone-{i}")
         assert (place.path.name, result["seed"]) == (f"seed-{config.seed + i}", config.seed + i)
@@ -55,11 +69,11 @@ def assert_as_alone(config: RunConfig, found: list[replicas.Replica], folder: Pa
 
 
 def test_one_after_the_other_on_the_cpu(tmp_path: Path) -> None:
-    assert_as_alone(SEQUENTIAL, replicas.start(SEQUENTIAL, 2, tmp_path / "all"), tmp_path)
+    assert_as_alone(SEQUENTIAL, start(SEQUENTIAL, 2, tmp_path / "all"), tmp_path)
 
 
 def test_side_by_side_each_is_as_alone(gpu: str, tmp_path: Path) -> None:
-    assert_as_alone(SIDE_BY_SIDE, replicas.start(SIDE_BY_SIDE, 2, tmp_path / "all"), tmp_path)
+    assert_as_alone(SIDE_BY_SIDE, start(SIDE_BY_SIDE, 2, tmp_path / "all"), tmp_path)
 
 
 def test_a_block_of_all_is_one_launch(double: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +85,7 @@ def test_a_block_of_all_is_one_launch(double: Any, tmp_path: Path, monkeypatch: 
         begin(self, steps)
 
     monkeypatch.setattr(Trainer, "begin", counted)
-    replicas.start(replace(SIDE_BY_SIDE, steps=20, eval_every=1000), 2, tmp_path / "all")
+    start(replace(SIDE_BY_SIDE, steps=20, eval_every=1000), 2, tmp_path / "all")
     assert launches[1] == launches[0]  # both begin before the launch
     assert all(later - before <= 1 for before, later in pairwise(launches))
 
@@ -86,7 +100,7 @@ def test_too_many_for_the_device_are_launched_one_after_the_other(
         def note(self, line: str) -> None:
             lines.append(line)
 
-    found = replicas.start(SIDE_BY_SIDE, 2, tmp_path / "all", display=Notes())
+    found = start(SIDE_BY_SIDE, 2, tmp_path / "all", display=Notes())
     assert [r["status"] for _, _, r in found] == ["done"] * 2
     assert len(lines) == 1
     assert "launched one after the other" in lines[0]
@@ -106,7 +120,7 @@ def test_one_that_diverges_does_not_end_the_others(
 
     monkeypatch.setattr(Trainer, "_tables", ruinous)
     with pytest.raises(TrainingError, match="1 of 3 replicas diverged: seed 6: step 16"):
-        replicas.start(config, 3, tmp_path / "all")
+        start(config, 3, tmp_path / "all")
     status = [json.loads((tmp_path / "all" / f"seed-{s}" / "run.json").read_text())["status"] for s in (5, 6, 7)]
     assert status == ["done", "diverged", "done"]
 
@@ -114,7 +128,7 @@ def test_one_that_diverges_does_not_end_the_others(
 def test_stopped_replicas_go_on_alone_to_the_same_bits(double: Any, tmp_path: Path) -> None:
     event = threading.Event()
     with pytest.raises(Stopped, match=r"seed-5.*seed-6"):
-        replicas.start(SIDE_BY_SIDE, 2, tmp_path / "all", display=StopAfter(event), stop=event)
+        start(SIDE_BY_SIDE, 2, tmp_path / "all", display=StopAfter(event), stop=event)
     for seed in (5, 6):
         folder, resumed, _ = run.resume(tmp_path / "all" / f"seed-{seed}")
         assert 0 < folder.read_record()["resumed_from"] < 30
@@ -126,7 +140,7 @@ def test_stopped_replicas_go_on_alone_to_the_same_bits(double: Any, tmp_path: Pa
 VARY = {"lr": ("0.01", "0.03"), "latent-dim": ("2", "3")}
 
 
-def assert_varied_as_alone(config: RunConfig, found: list[replicas.Replica], folder: Path) -> None:
+def assert_varied_as_alone(config: RunConfig, found: Found, folder: Path) -> None:
     expected = [(0.01, 2), (0.01, 3), (0.03, 2), (0.03, 3)]
     assert [result["varied"] for *_, result in found] == [{"lr": lr, "latent-dim": z} for lr, z in expected]
     for (place, session, result), (lr, z) in zip(found, expected, strict=True):
@@ -139,7 +153,7 @@ def assert_varied_as_alone(config: RunConfig, found: list[replicas.Replica], fol
 
 
 def test_varied_one_after_the_other_on_the_cpu(tmp_path: Path) -> None:
-    assert_varied_as_alone(SEQUENTIAL, replicas.start(SEQUENTIAL, None, tmp_path / "all", vary=VARY), tmp_path)
+    assert_varied_as_alone(SEQUENTIAL, start(SEQUENTIAL, None, tmp_path / "all", vary=VARY), tmp_path)
 
 
 class NoNotes(run.Quiet):
@@ -153,7 +167,7 @@ def test_varied_side_by_side_each_is_as_alone(gpu: str, tmp_path: Path, monkeypa
     """Two texts, two learning rates each."""
     if gpu == "double":
         monkeypatch.setattr(sys.modules["cupy"], "MULTIPROCESSORS", 9)
-    found = replicas.start(SIDE_BY_SIDE, None, tmp_path / "all", vary=VARY, display=NoNotes())
+    found = start(SIDE_BY_SIDE, None, tmp_path / "all", vary=VARY, display=NoNotes())
     assert_varied_as_alone(SIDE_BY_SIDE, found, tmp_path)
 
 
@@ -180,7 +194,7 @@ def test_varied_runs_share_a_launch(double: Any, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(double, "MULTIPROCESSORS", 4)
     launches = block_launches(double, monkeypatch)
     config = replace(SIDE_BY_SIDE, steps=20, eval_every=1000)
-    found = replicas.start(config, 2, tmp_path / "all", vary={"latent-dim": ("2", "3")}, display=NoNotes())
+    found = start(config, 2, tmp_path / "all", vary={"latent-dim": ("2", "3")}, display=NoNotes())
     assert [r["seed"] for *_, r in found] == [5, 6, 5, 6]
     assert launches
     assert set(launches) == {1}
@@ -192,7 +206,7 @@ def test_runs_of_other_lengths_and_number_types(double: Any, tmp_path: Path, mon
     """Those that are done leave; float32 and float64 have no kernel in common."""
     launches = block_launches(double, monkeypatch)
     vary = {"steps": ("10", "20"), "precision": ("float32", "float64")}
-    found = replicas.start(replace(SIDE_BY_SIDE, steps=None), None, tmp_path / "all", vary=vary)
+    found = start(replace(SIDE_BY_SIDE, steps=None), None, tmp_path / "all", vary=vary)
     assert [(r["steps"], r["precision"]) for *_, r in found] == [
         (10, "float32"), (10, "float64"), (20, "float32"), (20, "float64"),
     ]  # fmt: skip
@@ -203,18 +217,18 @@ def test_runs_of_other_lengths_and_number_types(double: Any, tmp_path: Path, mon
 
 def test_what_cannot_be_persistent_follows(double: Any, tmp_path: Path) -> None:
     vary = {"objective": ("wake-sleep", "elbo")}
-    found = replicas.start(SIDE_BY_SIDE, None, tmp_path / "all", vary=vary)
+    found = start(SIDE_BY_SIDE, None, tmp_path / "all", vary=vary)
     assert [(r["objective"], r["trainer"]) for *_, r in found] == [("wake-sleep", "eager"), ("elbo", "persistent")]
 
 
 def test_a_bad_value_is_known_before_anything_is_created(tmp_path: Path) -> None:
     for vary in ({"optimizer": ("adam", "adamm")}, {"batch-size": ("10", "101")}, {"seed": ("1", "1")}):
         with pytest.raises(UsageError):
-            replicas.start(SEQUENTIAL, None, tmp_path / "all", vary=vary)
+            start(SEQUENTIAL, None, tmp_path / "all", vary=vary)
     with pytest.raises(UsageError, match="--vary: 1002 runs"):
-        replicas.start(SEQUENTIAL, 501, tmp_path / "all", vary={"lr": ("1", "2")})
+        start(SEQUENTIAL, 501, tmp_path / "all", vary={"lr": ("1", "2")})
     with pytest.raises(UsageError, match="exclude each other"):
-        replicas.start(SEQUENTIAL, 2, tmp_path / "all", vary={"seed": ("1", "2")})
+        start(SEQUENTIAL, 2, tmp_path / "all", vary={"seed": ("1", "2")})
     assert not (tmp_path / "all").exists()
 
 
@@ -232,4 +246,4 @@ def test_summary_and_limits() -> None:
     assert (found["test_bound"], found["test_bound_sd"]) == (-91.0, pytest.approx(2**0.5))
     assert "test_bound" not in replicas.summary([{"test_bound": None}])
     with pytest.raises(UsageError, match="--replicas 0"):
-        replicas.start(SEQUENTIAL, 0)
+        start(SEQUENTIAL, 0)

@@ -39,7 +39,7 @@ template <typename T> __device__ void log_prob_backward(T x, T location, T logsc
         def log_prob_and_backward(x: Any, location: Any, logscale: Any) -> tuple[Any, Any, Any]:
             rate = exp(-logscale)
             distance = abs(x - location) * rate
-            slope = rate if x > location else -rate
+            slope = rate if x > location else -rate if x < location else rate - rate
             return -distance - logscale - log_2, slope, distance - one
 
         return log_prob_and_backward

@@ -1,0 +1,135 @@
+"""How runs end and go on: bounds that are not finite, the backend of a resumed run, several runs after one another."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aevb_engine.errors import Stopped, TrainingError
+from aevb_engine.experiment import replicas, run
+from aevb_engine.experiment import session as sessions
+from aevb_engine.experiment.config import RunConfig
+from aevb_engine.experiment.folder import RunFolder
+from aevb_engine.training.convergence import PATIENCE, Convergence
+from tests.gpu.conftest import double  # noqa: F401
+
+SMALL: dict[str, Any] = {
+    "dataset": "simulated-binary", "dataset_options": {"train": 100, "test": 50}, "hidden": (8,), "batch_size": 10,
+    "steps": 30, "eval_every": 10, "seed": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bound", [float("nan"), float("-inf"), float("inf")])
+def test_a_bound_that_is_not_finite_is_no_improvement(bound: float) -> None:
+    it = Convergence()
+    assert not it.add(1, bound)
+    assert it.add(2, -100.0)
+    assert not it.add(3, bound)
+    assert (it.best, it.best_step, it.recent, it.waited) == (-100.0, 2, [-100.0], 1)
+    json.dumps(it.as_dict(), allow_nan=False)
+    for step in range(PATIENCE):
+        it.add(4 + step, bound)
+    assert it.converged
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_a_held_out_row_that_overflows_does_not_lose_the_run(
+    validation: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A density of float32 overflows at 3e19; the run has its checkpoints, and says what it cannot."""
+    config = RunConfig(**{**SMALL, "dataset": "simulated-normal", "decoder": "gaussian", "validation": validation})
+    resident = sessions._resident
+    seen: list[int] = []
+
+    def broken(backend: Any, model: Any, rows: Any, *given: Any) -> Any:
+        seen.append(len(rows))
+        if seen[1:] == [len(rows)] if not validation else len(seen) == 3:  # after training rows: test, then validation
+            rows = rows.copy()
+            rows[0, 0] = 3e19
+        return resident(backend, model, rows, *given)
+
+    monkeypatch.setattr(sessions, "_resident", broken)
+    folder, _, result = run.start(config, tmp_path / "r")
+    record = folder.read_record()
+    assert (record["status"], result["steps"]) == ("done", 30)
+    assert run.CheckpointStore(folder.checkpoints).newest().step == 30  # type: ignore[union-attr]
+    if not validation:
+        assert record["result"]["test_bound"] is None
+        assert not np.isfinite(result["test_bound"])
+        assert result["warnings"][-1] == "1 of 50 test rows have no finite bound: values too large for float32?"
+
+
+def stopped(config: RunConfig, folder: Path) -> None:
+    event = threading.Event()
+
+    class StopAfter(run.Quiet):
+        def steps(self, rows: Any, total: int, seconds: float) -> None:
+            event.set()
+
+    with pytest.raises(Stopped):
+        run.start(config, folder, display=StopAfter(), stop=event)
+
+
+def test_a_run_begun_on_the_cpu_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Though a GPU is there by now: its bits are others."""
+    from aevb_engine.backend import choose
+
+    stopped(RunConfig(**{**SMALL, "steps": 200}, backend="auto", threads=1), tmp_path / "r")
+    _, alone, _ = run.start(RunConfig(**{**SMALL, "steps": 200}, backend="cpu", threads=1), tmp_path / "alone")
+    request.getfixturevalue("double")
+    monkeypatch.setattr(choose, "driver_present", lambda: True)
+    _, session, result = run.resume(tmp_path / "r")
+    assert (session.backend.name, result["backend"]) == ("cpu", "cpu")
+    for name, array in alone.trainer.arrays().items():
+        np.testing.assert_array_equal(array, session.trainer.arrays()[name])
+
+
+@pytest.mark.parametrize("field", ["data", "environment"])
+def test_a_record_without_a_part_is_one_error_or_none(field: str, tmp_path: Path) -> None:
+    from aevb_engine.errors import FileFormatError
+
+    stopped(RunConfig(**{**SMALL, "steps": 200}), tmp_path / "r")
+    path = tmp_path / "r" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: None}))
+    if field == "data":
+        with pytest.raises(FileFormatError, match="other content"):
+            run.resume(tmp_path / "r")
+    else:
+        assert run.resume(tmp_path / "r")[2]["status"] == "done"
+
+
+def test_a_single_test_row_has_no_error(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    _, _, result = run.start(RunConfig(**{**SMALL, "dataset_options": {"train": 100, "test": 1}}), tmp_path / "r")
+    assert np.isfinite(result["test_bound"])
+    assert (result["test_bound_se"], result["test_excess_se"]) == (None, None)
+    assert not recwarn.list
+
+
+def test_nothing_is_kept_of_runs_that_have_ended(tmp_path: Path) -> None:
+    """Neither their worker processes nor their threads, however many follow one another."""
+    at_end: list[tuple[int, int]] = []
+
+    def ended(folder: RunFolder, session: Any, result: Any) -> None:
+        children = Path(f"/proc/{threading.get_native_id()}/task/{threading.get_native_id()}/children")
+        number = len(children.read_text().split()) if children.exists() else 0
+        at_end.append((number, sum(t.name == "aevb-rows" for t in threading.enumerate())))
+
+    found = replicas.start(RunConfig(**SMALL, threads=2), 5, tmp_path / "all", ended=ended)
+    assert len(found.runs) == len(at_end) == 5
+    assert at_end[1:] == at_end[:1] * 4
+
+
+def test_the_others_are_told_where_one_diverges(tmp_path: Path) -> None:
+    found = replicas.start(replace(RunConfig(**SMALL)), None, tmp_path / "all", vary={"lr": ("0.01", "1e30")})
+    assert [result["varied"] for _, result in found.runs] == [{"lr": 0.01}]
+    assert len(found.diverged) == 1
+    with pytest.raises(TrainingError, match="1 of 2 replicas diverged: lr 1e30"):
+        found.check()
