@@ -109,8 +109,9 @@ class MarginalSampler:
         for name, value, least in (("chains", chains, 2), ("burn_in", burn_in, 20), ("fit", fit, 10 * latent)):
             if value < least:
                 raise UsageError(f"{name}={value}: at least {least} are needed")
-        if samples < 8:
-            raise UsageError(f"samples={samples}: at least 8 are needed")
+        least = math.ceil(FEWEST_DRAWS / chains)  # with fewer every data point would be refused
+        if samples < least:
+            raise UsageError(f"samples={samples} for 'hmc': at least {least} are needed")
         self.model, self.target = model, target
         self.burn_in, self.fit, self.samples = burn_in, fit, samples
         self.count = int(data.data.array.shape[0])

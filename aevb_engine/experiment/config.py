@@ -12,6 +12,8 @@ from aevb_engine.errors import DataError, UsageError, suggest
 from aevb_engine.registry import convert
 
 LARGEST = 10**9  # of a size; beyond it NumPy has no name for the array
+MOST_THREADS = 4096
+LARGEST_LR = 1e30  # what float32 holds, with room
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class RunConfig:
         for name in ("latent-dim", "samples", "batch-size", "threads"):
             if (positive[name] or 0) > LARGEST:
                 raise UsageError(f"--{name} {positive[name]}: at most {LARGEST} is possible")
+        if (self.threads or 0) > MOST_THREADS:
+            raise UsageError(f"--threads {self.threads}: at most {MOST_THREADS} are possible")
+        if (self.lr or 0) > LARGEST_LR:
+            raise UsageError(f"--lr {self.lr}: at most {LARGEST_LR:g} is possible")
         if not 0 <= self.weight_decay <= 1e9:
             raise UsageError(f"--weight-decay {self.weight_decay}: a number in [0, 1e9] is needed")
         if not 0 <= self.validation < 1:
@@ -105,6 +111,8 @@ def checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         key = str(raw).replace("-", "_")
         if key not in names:
             raise DataError(f"{where}: unknown key '{raw}': {suggest(key, names)}")
+        if key in result:
+            raise DataError(f"{where}: '{raw}' is given twice, with - and with _; leave one out")
         try:
             result[key] = _typed(key, value, hints[key])
         except UsageError as error:
@@ -118,7 +126,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     if key.endswith("_options"):
         if not isinstance(value, Mapping):
             raise UsageError(f"{key}={value}: a table of options is needed")
-        return dict(value)
+        return {str(k).replace("-", "_"): v for k, v in value.items()}
     return convert(key, value, hint)
 
 

@@ -89,16 +89,22 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         try:
+            folder.checkpoints.mkdir()  # which one process of several can
+        except FileExistsError:
+            raise UsageError(f"{shown(path)} has just been taken by another run; choose another folder") from None
+        except OSError as error:
+            _remove(missing)
+            raise atomic.storage_error("create", path, error.errno, str(error)) from error
+        try:
             folder.write_record({"name": name, "created": now.isoformat(), "status": "created"})
             with atomic.storage_errors("create", path):
-                folder.checkpoints.mkdir()
                 folder.figures.mkdir()
                 for made in (path, *(m.parent for m in missing)):  # a crash of the machine keeps names that are synced
                     atomic.sync_folder(made)
         except BaseException:
-            for made in (folder.record_path, folder.figures, folder.checkpoints, *missing):
-                with contextlib.suppress(OSError):
-                    made.unlink() if made == folder.record_path else made.rmdir()
+            with contextlib.suppress(OSError):
+                folder.record_path.unlink()
+            _remove([folder.figures, folder.checkpoints, *missing])
             raise
         return folder
 
@@ -170,6 +176,9 @@ class RunFolder:
         version = record.get("version")
         if type(version) is not int or not 1 <= version <= VERSION:
             raise FileFormatError(f"{shown(path)} has version {str(version)[:40]}, known: 1 to {VERSION}; upgrade")
+        for name in ("config", "data", "environment", "result"):
+            if not isinstance(record.get(name), dict | None):
+                raise FileFormatError(f"{shown(path)} is damaged ('{name}' is no table); restore it from a copy")
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
@@ -217,6 +226,13 @@ class RunFolder:
                     os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)  # releases the lock; the file stays, removing it would race with the next holder
+
+
+def _remove(folders: list[Path]) -> None:
+    """Those that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def is_locked(path: Path) -> bool:

@@ -83,6 +83,9 @@ def start(
             trained.add(i, recorder.folder, session, result)
         except Diverged as error:
             trained.lost[i] = f"{each.label}: {error}"
+        except Stopped as error:
+            later = [r.label for j, r in enumerate(runs) if j > i and j not in side]
+            raise Stopped(f"{error}" + (f"; not begun: {'; '.join(later)}" if later else "")) from None
         finally:
             session.backend.close()
     lost = [trained.lost[i] for i in sorted(trained.lost)]

@@ -105,7 +105,7 @@ def resume(
     display: Display | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[RunFolder, Session, dict[str, Any]]:
-    """Go on from the newest sound checkpoint, to the same bits; of a finished run the result is made anew."""
+    """Go on from the newest sound checkpoint, to the same bits; a finished run is returned as it is."""
     display = display or Quiet()
     folder = RunFolder.open(path, root)
     with folder.lock():
@@ -137,12 +137,20 @@ def resume(
             "eval": (EVAL_COLUMNS, progress.evaluations),
         }
         step = 0
+        ended = record.get("status") in ("done", "converged") and record.get("result")
+        if checkpoint is None and ended:
+            raise FileFormatError(f"{folder.path} is done, and no checkpoint of it is left; start it anew")
+        if checkpoint is None and record.get("step"):
+            display.note("no checkpoint is left: the run begins again with step 1")
         if checkpoint is not None:
             step = checkpoint.step
             progress = restore(session, checkpoint)
             fallback["eval"] = (EVAL_COLUMNS, progress.evaluations)
             fallback["train"] = (TRAIN_COLUMNS, progress.tail)
-        folder.update(status="running", resumed_from=step, environment=now)
+        if ended and step == record.get("step"):
+            display.begin(folder, session)
+            return folder, session, {**ended, "run": str(folder.path)}
+        folder.update(status="running", resumed_from=step, environment=now, error=None)
         with MetricsLog.resume(folder.metrics_path, step, fallback) as log:
             for line in log.warnings:
                 display.note(line)
@@ -227,9 +235,10 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     folder, session, progress = recorder.folder, recorder.session, recorder.progress
     if ended == "stopped":
         folder.update(status="stopped", step=session.trainer.step)
+        place = f"./{folder.path}" if str(folder.path).startswith("-") else str(folder.path)
         raise Stopped(
             f"stopped after step {session.trainer.step} of {session.total_steps}; "
-            f"go on with: aevb-engine resume {shlex.quote(str(folder.path))}"
+            f"go on with: aevb-engine resume {shlex.quote(place)}"
         )
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
     for line in record["warnings"][len(session.warnings) :]:

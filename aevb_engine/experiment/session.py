@@ -120,6 +120,9 @@ def prepare(
     if change is not None:
         dataset = change(dataset)
     check(dataset, likelihood)
+    whole = dataset.train.dtype.kind in "uib"
+    if dataset.true_log_prob is not None and whole != (likelihood.support.measure == "mass"):
+        dataset = replace(dataset, true_log_prob=None)  # the log of a probability and of a density do not compare
     likelihood.adapt(log_variance_unit=dataset.log_variance_unit, unit_interval=dataset.unit_interval)
     backend, reason = choose(config.backend, config.threads)
     notes = [reason] if reason else []

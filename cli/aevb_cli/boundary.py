@@ -65,6 +65,9 @@ def guarded(action: Callable[[], Any]) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             _drop_stdout()
             return _fail(f"cannot write: {error.strerror}; free some space or choose another place", STORAGE)
+        if isinstance(error, PermissionError):
+            where = f" for {error.filename}" if error.filename else ""
+            return _fail(f"no permission{where}; allow it, or choose another place", STORAGE)
         return _internal(error)
     except Exception as error:  # whatever is left is a defect of the program, or of a plugin
         return _internal(error)

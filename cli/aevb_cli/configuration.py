@@ -16,23 +16,29 @@ KINDS = ("decoder", "optimizer", "dataset", "objective")
 LARGEST = 1 << 20  # bytes of a configuration file
 
 
-def configuration(file: str | None, given: Mapping[str, Any], pairs: Iterable[str]) -> RunConfig:
-    """The options of a run from a TOML file, options ``given`` by flags or environment, and ``-o`` pairs.
+def configuration(
+    file: str | None, given: Mapping[str, Any], pairs: Iterable[str], flags: Iterable[str] = ()
+) -> RunConfig:
+    """The options of a run from a TOML file, options ``given`` by environment or ``flags``, and ``-o`` pairs.
 
     What is wrong in the file is a DataError (exit code 3), elsewhere a UsageError (2).
     """
+    if file == "":
+        raise UsageError("--config: the name of a file is needed")
     values = read_toml(Path(file)) if file is not None else {}
-    flags = dict(given)
-    if "hidden" in flags:
-        flags["hidden"] = parse_hidden(flags["hidden"])
-    # Whoever asks for a number of steps means it, whatever the file says about epochs; and the other way round. So
-    # with the two ways to ask for a trainer.
+    asked, typed = dict(given), set(flags)
+    if "hidden" in asked:
+        asked["hidden"] = parse_hidden(asked["hidden"])
+    # Whoever asks for a number of steps means it, whatever the environment or the file says about epochs; and the other
+    # way round. So with the two ways to ask for a trainer.
     for one, other in (("steps", "epochs"), ("epochs", "steps"), ("trainer", "graph"), ("graph", "trainer")):
-        if one in flags and other not in flags:
+        if one in typed and other not in typed:
+            asked.pop(other, None)
+        if one in asked and other not in asked:
             values.pop(other, None)
     for kind, options in parse_pairs(pairs).items():
-        flags[f"{kind}_options"] = {**values.get(f"{kind}_options", {}), **options}
-    merged = {**values, **flags}
+        asked[f"{kind}_options"] = {**values.get(f"{kind}_options", {}), **options}
+    merged = {**values, **asked}
     if merged.get("data_dir"):
         merged["data_dir"] = str(Path(merged["data_dir"]).expanduser().absolute())  # a resume may start elsewhere
     return RunConfig(**merged)
@@ -84,9 +90,26 @@ def _check_names(values: Mapping[str, Any]) -> None:
     """UsageError for a name in the file that nothing is registered under, or an option that it does not have."""
     from aevb_engine import registry
 
-    for kind in registry.GROUPS:
-        if values.get(kind) is not None:
-            registry.create(kind, values[kind], values.get(f"{kind}_options"))
+    defaults = RunConfig().as_dict()
+    decoder = "bernoulli"
+    kinds: tuple[registry.Kind, ...] = (
+        "dataset",
+        "decoder",
+        "optimizer",
+        "objective",
+    )  # the data set chooses a decoder
+    for kind in kinds:
+        options = values.get(f"{kind}_options")
+        name = values.get(kind) or ((defaults[kind] or decoder) if options else None)
+        if name is not None:
+            made = registry.create(kind, name, options)
+            decoder = str(getattr(made, "decoder", decoder))
+    activation = values.get("activation")
+    if activation is not None:
+        from aevb_engine.model.mlp import ACTIVATIONS
+
+        if activation not in ACTIVATIONS:
+            raise UsageError(f"unknown activation '{activation}': {suggest(activation, ACTIVATIONS)}")
     if "lr_schedule" in values:
         from aevb_engine.training.schedule import parse_schedule
 

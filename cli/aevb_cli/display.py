@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt, say
-from aevb_cli.text import duration, number, size
+from aevb_cli.text import duration, number, quoted, size
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder
@@ -125,7 +124,7 @@ class Screen:
     def leave(self) -> None:
         """The last words before the program leaves at once, from a signal handler."""
         if self.folder is not None:
-            place = shlex.quote(one_line(str(self.folder.path)))
+            place = quoted(str(self.folder.path))
             say(f"left at once; go on from the last checkpoint with: aevb-engine resume {place}\n")
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -90,8 +91,18 @@ def cli() -> None:
     """
 
 
+def _open_standard_files() -> None:
+    """Files 0, 1 and 2 lead nowhere where they are closed: else the next file opened, of a run, would be one of them,
+    and hold what is said."""
+    number = os.open(os.devnull, os.O_RDWR)
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+
+
 def main() -> None:
     """Entry point of the installed script and of ``python -m aevb_engine``."""
+    _open_standard_files()
     for stream in (sys.stdout, sys.stderr):  # a terminal without the characters for a bar shows "?" and goes on
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
+from aevb_engine.errors import UsageError
 
 # Options of the command that are not fields of the configuration.
 OUTSIDE = ("replicas", "vary", "config", "option", "output", "no_figures", "as_json", "quiet", "verbose", "debug")
@@ -111,7 +112,10 @@ def run(ctx: click.Context, /, **values: Any) -> None:
     check_environment(p.name if p.name != "as_json" else "json" for p in ctx.command.params if p.name)
     asked = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = {n: v for n, v in values.items() if n not in OUTSIDE and ctx.get_parameter_source(n) in asked}
-    config = configuration(values["config"], given, values["option"])
+    typed = [n for n in given if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    config = configuration(values["config"], given, values["option"], typed)
+    if values["output"] == "":
+        raise UsageError("--output: the name of a folder is needed")
     output = Path(values["output"]) if values["output"] is not None else None
 
     def begin(display: Any, stop: Any) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
-from aevb_cli.text import duration, echo_json, number, pairs, setting, size, sparkline, table
+from aevb_cli.text import duration, echo_json, number, pairs, quoted, setting, size, sparkline, table
 from aevb_engine.errors import AevbError
 
 if TYPE_CHECKING:
@@ -56,14 +55,16 @@ def gather(folder: RunFolder) -> dict[str, Any]:
     stored = folder.read_record()
     warnings: list[str] = list((stored.get("result") or {}).get("warnings") or [])
     checkpoints, best = _checkpoints(folder, warnings)
+    evaluations = _evaluations(folder, warnings)
     config = stored.get("config") or {}
+    steps = [stored.get("step"), *(c["step"] for c in checkpoints[-1:]), *(int(r[0]) for r in evaluations["rows"][-1:])]
     return {
         "schema": SCHEMA,
         "run": str(folder.path),
         "status": RunInfo(folder.path, stored, None).status,
         "created": stored.get("created"),
         "error": stored.get("error"),
-        "step": stored.get("step"),
+        "step": max((s for s in steps if isinstance(s, int)), default=None),  # the record lags behind by seconds
         "total_steps": stored.get("total_steps"),
         "held_out": stored.get("held_out"),
         "heartbeat": stored.get("heartbeat"),
@@ -76,7 +77,7 @@ def gather(folder: RunFolder) -> dict[str, Any]:
         "result": stored.get("result"),
         "checkpoints": checkpoints,
         "best": best,
-        "evaluations": _evaluations(folder, warnings),
+        "evaluations": evaluations,
         "figures": sorted(str(p) for p in folder.figures.glob("*") if p.is_file()) if folder.figures.is_dir() else [],
         "warnings": warnings,
     }
@@ -143,7 +144,7 @@ def one_screen(text: str) -> str:
 
 def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
     result, data = record["result"] or {}, record["data"]
-    place = shlex.quote(one_line(record["run"]))
+    place = quoted(record["run"])
     rows = [("run", record["run"]), ("status", _status(record))]
     if record["error"]:
         rows.append(("error", one_line(record["error"])))
@@ -186,8 +187,8 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
         )  # fmt: skip
     kept = record["checkpoints"]
     if kept:
-        steps = ", ".join(number(c["step"]) for c in kept)
-        rows.append(("checkpoints", f"step {steps} ({size(kept[-1]['bytes'])} each)"))
+        count = f"{len(kept)}, the newest of " if len(kept) > 1 else ""
+        rows.append(("checkpoints", f"{count}step {number(kept[-1]['step'])} ({size(kept[-1]['bytes'])})"))
     if record["figures"]:
         rows.append(("figures", f"{len(record['figures'])} in {record['run']}/figures"))
     if record["status"] in ("stopped", "interrupted", "failed"):

@@ -287,4 +287,4 @@ def _table(*names: str) -> Table:
 def _show(table: Table) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=500).print(table)  # a narrow terminal breaks lines, and cuts no number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import duration, echo_json, number, pairs, setting, table
+from aevb_cli.text import duration, echo_json, number, pairs, quoted, setting, table
 from aevb_engine.errors import AevbError, Stopped
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def compared(record: Mapping[str, Any]) -> str:
     keys = list(record["combinations"][0]["varied"])
     rows = [
         (*(setting(r["varied"][key]) for key in keys), str(r["seed"]), number(r["test_bound"]),
-         shlex.quote(one_line(_near(Path(r["run"])))))
+         quoted(_near(Path(r["run"]))))
         for r in record["replicas"]
     ]  # fmt: skip
     text = table((*keys, "seed", "test bound", "run"), rows, right=range(len(keys) + 2))
@@ -119,7 +118,7 @@ def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tup
 
 def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
     """The end of a run for people."""
-    place = shlex.quote(one_line(_near(path)))
+    place = quoted(_near(path))
     rows = bounds(result)
     if result.get("test_bound_k") is not None:
         rows.append(("", f"test, importance-weighted {number(result['test_bound_k'])}"))

@@ -1,5 +1,6 @@
 """Bad input: one line with the value and the mend, the exit code of its kind, nothing left behind."""
 
+import json
 import os
 from pathlib import Path
 
@@ -205,3 +206,47 @@ def test_damaged_record(one_error, train):
     Path(train("--output", "r")["run"], "run.json").write_text("{")
     assert "damaged" in one_error(4, "show", "r")
     assert "damaged" in one_error(4, "resume", "r")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[optimizer-options]\nfoo = 1", "has no option 'foo'"),
+        ("[decoder_options]\nfoo = 1", "has no option 'foo'"),
+        ('activation = "foo"', "unknown activation 'foo'"),
+        ("latent-dim = 3\nlatent_dim = 4", "given twice"),
+        ("threads = 5000", "at most 4096"),
+    ],
+)
+def test_what_is_wrong_in_a_file_names_it(one_error, text, words):
+    Path("c.toml").write_text(text)
+    line = one_error(3, "run", "--config", "c.toml")
+    assert "c.toml" in line
+    assert words in line
+
+
+def test_dashes_in_the_tables_of_a_file(call, small):
+    Path("c.toml").write_text('decoder = "gaussian"\n[decoder-options]\nmin-logvar = -3.0')
+    given = ("--dataset", "simulated-normal", "-o", "dataset.train=100", "-o", "dataset.test=20", "--hidden", "5")
+    result = call("run", *given, "--config", "c.toml", "--steps", "2", "--no-figures", "--json")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_flags_come_before_the_environment(call, small, monkeypatch):
+    monkeypatch.setenv("AEVB_RUN_EPOCHS", "2")
+    result = call("run", *small, "--steps", "3", "--no-figures", "--json")
+    assert json.loads(result.stdout)["steps"] == 3, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--output", ""), "--output: the name of a folder is needed"),
+        (("--config", ""), "--config: the name of a file is needed"),
+        (("--threads", "5000"), "at most 4096"),
+        (("--lr", "1e300"), "at most 1e+30"),
+        (("--decoder", "gaussian", "-o", "decoder.min_logvar=inf"), "a finite number is needed"),
+    ],
+)
+def test_more_that_no_run_can_use(one_error, args, words):
+    assert words in one_error(2, "run", *args)

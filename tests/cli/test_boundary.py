@@ -59,7 +59,7 @@ def test_log_file_that_cannot_be_written(call, broken, monkeypatch, tmp_path):
         (MemoryError(), 1, "not enough memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left on device"), 74, "No space left"),
-        (OSError(errno.EACCES, "Permission denied"), 70, "internal error"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), 74, "no permission for a/b; allow it"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, BaseException) else "",

@@ -266,3 +266,26 @@ def test_ascii_output(process, train):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     shown = process("show", "r", env=environment)
     assert shown.returncode == 0, shown.stderr
+
+
+@posix
+@pytest.mark.parametrize("closed", ["1>&- 2>&-", "0<&- 1>&- 2>&-", "2>&-"])
+def test_with_closed_streams_nothing_is_said_into_the_files_of_the_run(closed, tmp_path):
+    """The first file that a program opens takes the lowest free number: that of the closed stream."""
+    folder = tmp_path / "r"
+    command = (
+        f"exec {sys.executable} -m aevb_engine {' '.join(long('--output', str(folder)))} --steps 10000000 {closed}"
+    )
+    child = subprocess.Popen(["sh", "-c", command], cwd=tmp_path)
+    try:
+        await_checkpoint(folder)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=60) == 75
+    finally:
+        child.kill()
+        child.wait()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert b"at once" not in file.read_bytes(), file
+    step = CheckpointStore(folder / "checkpoints").newest().step
+    assert read(folder / "metrics.h5")["train"][1][-1, 0] == step

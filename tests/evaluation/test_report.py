@@ -207,9 +207,9 @@ def test_a_row_without_a_finite_estimate_has_a_reason(make_likelihood: Any) -> N
 
 
 def test_refused_rows_are_left_out_and_counted(make_likelihood: Any) -> None:
-    """Eight draws a chain are too few for the estimator of appendix D."""
+    """Thirteen draws a chain are too few for the estimator of appendix D."""
     it, _ = linear(make_likelihood)
-    found = evaluate(it, Plan(("hmc",), samples={"hmc": 8}))
+    found = evaluate(it, Plan(("hmc",), samples={"hmc": 13}))
     (each,) = found["estimates"]
     assert (each["rows"], each["refused"], each["value"], each["mc_se"]) == (0, 6, None, None)
     assert any("refused 6 of 6" in note for note in found["notes"])

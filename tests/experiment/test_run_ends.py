@@ -133,3 +133,96 @@ def test_the_others_are_told_where_one_diverges(tmp_path: Path) -> None:
     assert len(found.diverged) == 1
     with pytest.raises(TrainingError, match="1 of 2 replicas diverged: lr 1e30"):
         found.check()
+
+
+def test_a_finished_run_is_returned_as_it_is(tmp_path: Path) -> None:
+    """Also from another place, and on a machine that computes other bits: nothing of it is written."""
+    run.start(RunConfig(**SMALL), tmp_path / "r")
+    (tmp_path / "r").rename(tmp_path / "moved")
+    path = tmp_path / "moved" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"environment": {"numpy": "1.0.0"}}))
+    before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file() and p.name != ".lock"}
+    _, session, result = run.resume(tmp_path / "moved")
+    assert {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    assert (result["status"], result["run"], session.trainer.step) == ("done", str(tmp_path / "moved"), 30)
+
+
+def test_without_a_checkpoint_a_run_begins_again_and_says_so(tmp_path: Path) -> None:
+    from aevb_engine.errors import FileFormatError
+
+    lines: list[str] = []
+
+    class Notes(run.Quiet):
+        def note(self, line: str) -> None:
+            lines.append(line)
+
+    stopped(RunConfig(**{**SMALL, "steps": 200}), tmp_path / "r")
+    for file in (tmp_path / "r" / "checkpoints").iterdir():
+        file.unlink()
+    _, _, result = run.resume(tmp_path / "r", display=Notes())
+    assert result["steps"] == 200
+    assert "no checkpoint is left: the run begins again with step 1" in lines
+    for file in (tmp_path / "r" / "checkpoints").iterdir():
+        file.unlink()
+    with pytest.raises(FileFormatError, match="no checkpoint of it is left"):
+        run.resume(tmp_path / "r")
+
+
+def test_an_error_is_forgotten_once_the_run_goes_on(tmp_path: Path) -> None:
+    stopped(RunConfig(**{**SMALL, "steps": 200}), tmp_path / "r")
+    folder = RunFolder.open(tmp_path / "r")
+    folder.update(status="failed", error="cannot write")
+    run.resume(tmp_path / "r")
+    assert (folder.read_record()["status"], folder.read_record()["error"]) == ("done", None)
+
+
+def test_a_density_is_not_held_against_a_probability(tmp_path: Path) -> None:
+    """Gaussian heads on 0 and 1: log p_true is the log of a probability."""
+    for decoder, known in (("bernoulli", True), ("gaussian", False)):
+        _, session, result = run.start(RunConfig(**SMALL, decoder=decoder), tmp_path / decoder)
+        assert ("test_excess" in result) == (session.dataset.true_log_prob is not None) == known
+
+
+def test_stopped_runs_say_which_were_not_begun(tmp_path: Path) -> None:
+    event = threading.Event()
+
+    class StopAfter(run.Quiet):
+        def steps(self, rows: Any, total: int, seconds: float) -> None:
+            event.set()
+
+    config = RunConfig(**{**SMALL, "steps": 200})
+    with pytest.raises(Stopped, match="seed-5; not begun: seed 6; seed 7$"):
+        replicas.start(config, 3, tmp_path / "all", display=StopAfter(), stop=event)
+
+
+def test_of_runs_that_begin_in_one_folder_one_gets_it(tmp_path: Path) -> None:
+    from aevb_engine.errors import AevbError, UsageError
+
+    for round_ in range(10):
+        path, start, found = tmp_path / f"r{round_}", threading.Barrier(4), []
+
+        def create(path: Path = path, start: Any = start, found: list[Any] = found) -> None:
+            start.wait()
+            try:
+                found.append(RunFolder.create("run", path))
+            except AevbError as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=create) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert sum(isinstance(f, RunFolder) for f in found) == 1
+        assert all(isinstance(f, (RunFolder, UsageError)) for f in found), found
+        assert RunFolder.open(path).read_record()["status"] == "created"
+
+
+@pytest.mark.parametrize("name", ["config", "data", "environment", "result"])
+def test_a_record_with_a_wrong_type_inside_is_damaged(name: str, tmp_path: Path) -> None:
+    from aevb_engine.errors import FileFormatError
+
+    folder = RunFolder.create("run", tmp_path / "r")
+    folder.update(**{name: [1]})
+    with pytest.raises(FileFormatError, match=f"'{name}' is no table"):
+        folder.read_record()

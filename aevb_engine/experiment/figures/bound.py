@@ -38,9 +38,12 @@ def bound(material: Material) -> Figure | None:
 def smooth(values: Array) -> tuple[npt.NDArray[np.intp], Array]:
     """Positions, and means of the values around them: row i averages i (1 - WINDOW) to i (1 + WINDOW).
 
-    The window grows with the position, which is a constant width on a logarithmic axis; at the end it is cut.
+    The window grows with the position, which is a constant width on a logarithmic axis; at the end it is cut. A few
+    values are left as they are.
     """
     n = len(values)
+    if n < LOG_ROWS:
+        return np.arange(n), np.asarray(values, np.float64)
     at = np.unique(np.geomspace(1, n, 500).round().astype(np.intp)) - 1
     half = np.minimum(np.maximum(4, at * WINDOW).astype(np.intp), at)
     low, high = at - half, np.minimum(at + half + 1, n)

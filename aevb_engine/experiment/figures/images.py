@@ -124,6 +124,8 @@ def _curves(ax: Axes, means: Array, n: int) -> None:
     """Each vector as a curve over its columns, in its place of an n x n grid."""
     from matplotlib.collections import LineCollection
 
+    if means.shape[1] == 1:
+        means = np.repeat(means, 2, axis=1)  # a dash, where one point would not be seen
     finite = means[np.isfinite(means)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     scaled = (means - low) / ((high - low) or 1.0)

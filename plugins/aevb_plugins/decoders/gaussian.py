@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from aevb_engine.errors import UsageError
 from aevb_engine.kernels.gaussian import LOG_2PI, gaussian_log_density, gaussian_log_density_and_backward
 from aevb_engine.model.likelihood import Head, Likelihood, Support
 
@@ -33,6 +35,8 @@ class Gaussian(Likelihood):
     ) -> None:
         self.mean_form = mean
         self.variance = variance
+        if min_logvar is not None and not math.isfinite(min_logvar):
+            raise UsageError(f"decoder.min_logvar={min_logvar}: a finite number is needed, or none")
         self.floor = min_logvar
         self._choose(sigmoid=mean == "sigmoid")
         self.cuda = _cuda(self.sigmoid, self.floor)
