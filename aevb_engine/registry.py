@@ -142,11 +142,20 @@ def create(kind: Kind, name: str, given: Mapping[str, object] | None = None) -> 
         if key not in known:
             raise UsageError(f"{kind} '{name}' has no option '{key}': {suggest(key, known)}")
         converted[key] = convert(f"{kind}.{key}", value, known[key].annotation)
-    return factory(**converted)
+    try:
+        return factory(**converted)
+    except AevbError:
+        raise
+    except Exception as error:  # a plugin may fail in any way; the user needs its name, no traceback
+        raise BackendError(
+            f"{kind} plugin '{name}' cannot be made: {type(error).__name__}: {error}; reinstall or uninstall it"
+        ) from error
 
 
 def convert(label: str, value: object, annotation: Any) -> object:
     """``value`` as ``annotation`` asks (bool, int, float, str, Literal, a union with None), or a UsageError."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # a number of NumPy's
     origin = typing.get_origin(annotation)
     if origin is Literal:
         allowed = typing.get_args(annotation)

@@ -219,7 +219,7 @@ def _check_total(likelihood: Likelihood, seed: int, rows: int = 4) -> None:
         with np.errstate(all="ignore"):
             likelihood.log_prob(np, x, *many, logp=logp, scratch=_nan(likelihood, (len(x), 1, 1), x.dtype))
         total = float((np.exp(logp[:, 0]) * measure).sum())
-        _require(abs(total - 1) < tolerance, likelihood, f"total probability of one column is {total:.6f}, not 1")
+        _require(abs(total - 1) < tolerance, likelihood, f"total probability of one column is 1 {total - 1:+.2g}")
 
 
 def _grid(likelihood: Likelihood, heads: Sequence[Array], seed: int) -> tuple[Array | None, Any, float]:
@@ -251,7 +251,7 @@ def _check_float32(trial: _Trial) -> None:
 
 def _check_scalar(trial: _Trial) -> None:
     """One column at a time, on numbers: the text of the compiled loop."""
-    scalar = trial.likelihood.scalar(np.exp, np.log1p)
+    scalar = trial.likelihood.scalar(np.exp, _log1p)
     if scalar is None:
         return
     x, heads = trial.x.astype(np.float32), [h.astype(np.float32) for h in trial.heads]
@@ -268,6 +268,11 @@ def _check_scalar(trial: _Trial) -> None:
     _require(same, trial.likelihood, "scalar's log p differs from log_prob")
     same = all(_near(a, b, 1e-4) for a, b in zip(found[1:], dheads, strict=True))
     _require(same, trial.likelihood, "scalar's derivatives differ from log_prob_backward")
+
+
+def _log1p(x: Any) -> Any:
+    """As the compiled loops have it: of numbers in [0, 1] alone."""
+    return np.where((np.asarray(x) >= 0) & (np.asarray(x) <= 1), np.log1p(x), np.nan)[()]
 
 
 def _values(support: Support, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -345,6 +350,8 @@ def check_optimizer(optimizer: Optimizer, rng_seed: int = 0, *, size: int = 67, 
     counts = {len(optimizer.coefficients(step, lr)) for step in (1, 2, 10, 1_000_000)}
     _require(len(counts) == 1, optimizer, f"coefficients have changing lengths {sorted(counts)}")
     _require(len(set(optimizer.state)) == len(optimizer.state), optimizer, f"state {optimizer.state} repeats a name")
+    bad = next((n for n in optimizer.state if not n.isidentifier()), None)
+    _require(bad is None, optimizer, f"state '{bad}': the name must be an identifier")
     rng = np.random.default_rng(rng_seed)
     for dtype in (np.float32, np.float64):
         start = rng.standard_normal(size).astype(dtype)
@@ -365,6 +372,27 @@ def check_optimizer(optimizer: Optimizer, rng_seed: int = 0, *, size: int = 67, 
             same = bool((still[0] == start).all()) and not any(s.any() for s in still[1:])
             _require(same, optimizer, "still_at_zero is set, and a gradient of zero moves theta or state")
     _check_descent(optimizer)
+    _check_scalar_update(optimizer, rng.standard_normal(size), rng.standard_normal((steps, size)))
+
+
+def _check_scalar_update(optimizer: Optimizer, start: Array, gradients: Array) -> None:
+    """On numbers, one parameter after the other: the text of the compiled loop."""
+    if optimizer.scalar is None:
+        return
+    start, gradients = start.astype(np.float32), gradients.astype(np.float32)
+    expected = _descend(optimizer, start, gradients, [0, len(start)])
+    found = [start.copy(), *(np.zeros_like(start) for _ in optimizer.state)]
+    for step, gradient in enumerate(gradients, 1):
+        coef = np.array(optimizer.coefficients(step, optimizer.default_lr), np.float32)
+        for i, grad in enumerate(gradient):
+            values = optimizer.scalar(grad, coef, *(a[i] for a in found))
+            _require(len(values) == len(found), optimizer, f"scalar gives {len(values)} numbers, not {len(found)}")
+            for array, value in zip(found, values, strict=True):
+                array[i] = value
+    moved = float(np.abs(expected[0] - start).max())  # which may be little beside theta and its rounding
+    same = _near((found[0] - start) / moved, (expected[0] - start) / moved, 2e-3 + 2e-6 / moved)
+    same = same and all(_near(a, b, 1e-4) for a, b in zip(found[1:], expected[1:], strict=True))
+    _require(same, optimizer, "scalar differs from update")
 
 
 def _descend(optimizer: Optimizer, start: Array, gradients: Array, cuts: Sequence[int]) -> list[Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +33,7 @@ from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
 from aevb_engine.training.step import ResidentRows
-from aevb_engine.training.trainer import Settings, Trainer
+from aevb_engine.training.trainer import Settings, Trainer, check_batch
 
 Array = npt.NDArray[Any]
 
@@ -71,11 +73,13 @@ class VAE:
         except DataError as error:
             raise UsageError(str(error)) from error
         refuse(self.config.trainer, self.config.graph, self.config.precision, backend)
-        named = isinstance(decoder, str)
-        self._likelihood: Likelihood = (
-            registry.create("decoder", decoder, self.config.decoder_options) if named else decoder  # type: ignore[arg-type, assignment]
-        )
-        self._named = named
+        for name in ("validation", "until_converged", "eval_every"):
+            if getattr(self.config, name) != getattr(RunConfig(), name):
+                raise UsageError(f"{name}={getattr(self.config, name)}: fit holds nothing out; `aevb-engine run` does")
+        self._named = isinstance(decoder, str)
+        self._likelihood = _likelihood(decoder, self.config.decoder_options)
+        # Not of a loaded model: data under a name may be binarized as they were in its run.
+        self._asked = [n for n in ("binarize", "scale") if getattr(self.config, n) not in (None, "none")]
         self._objective: Objective = chosen_objective(self.config.objective, self.config.objective_options)
         self._model: Model | None = None
         self._reason: str | None = None  # why auto means the CPU
@@ -97,14 +101,21 @@ class VAE:
     ) -> VAE:
         """Train on a data set by name, a Dataset, or rows (N, D) inside the decoder's support; returns the model.
 
-        A second call goes on from the present parameters and optimizer state. ``history`` gains a row a block.
+        A second call goes on from the present parameters and optimizer state. What is not given here is as the model
+        was made, else 20 epochs. ``history`` gains a row a block. An interrupt leaves a state of some steps before.
         """
+        config = self.config
         if epochs is not None and steps is not None:
             raise UsageError("epochs and steps exclude each other; give one of them")
-        dataset = self._dataset(data, data_dir, offline)
+        if epochs is None and steps is None:
+            epochs, steps = config.epochs, config.steps
+        for name, value in (("epochs", epochs), ("steps", steps)):
+            if value is not None and not (isinstance(value, (int, float, np.number)) and 0 < value < math.inf):
+                raise UsageError(f"{name}={value}: a positive number is needed")
+        dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline or config.offline)
         check(dataset, self._likelihood)
+        check_batch(config.batch_size, len(dataset.train))  # before the model takes the width of these data
         model = self._build(dataset)
-        config = self.config
         optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options)
         threads = config.threads or choose_threads(model, config.batch_size * config.samples, model.backend.threads)
         settings = Settings(
@@ -131,8 +142,6 @@ class VAE:
         count = epochs * per_epoch if epochs is not None else steps
         if count is None:
             count = 20 * per_epoch
-        if not (count > 0 and np.isfinite(count)):
-            raise UsageError(f"epochs={epochs}, steps={steps}: a positive number is needed")
         total = trainer.step + max(1, round(count))
         fit(
             trainer,
@@ -178,10 +187,14 @@ class VAE:
             )
             loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
             return loaded
+        if self._asked:
+            raise UsageError(f"{self._asked[0]}: rows are taken as they are; give the data set's name, or leave it out")
         rows = self._as_rows(data)
         return Dataset(name="array", train=rows, test=rows)
 
     def _as_rows(self, x: Any) -> Array:
+        if np.ma.is_masked(x):
+            raise DataError("the data are masked: leave out or impute those rows")
         try:
             rows = np.asarray(x)
         except ValueError as error:
@@ -231,6 +244,8 @@ class VAE:
         self._needs_encoder("bound")
         if not chosen_objective(objective).is_bound:
             raise UsageError(f"the objective {objective} is not a bound; ask for elbo, elbo-mc or iwae")
+        if samples < 1:
+            raise UsageError(f"samples={samples}: at least one is needed")
         model, rows = self.model, self._as_rows(x)
         self._likelihood.support.check(rows, "the data")
         resident = self._resident(rows)
@@ -287,7 +302,7 @@ class VAE:
         """n draws (n, D): z ~ N(0, I), x ~ p(x | z)."""
         if n < 1:
             raise UsageError(f"sample({n}): at least one draw is needed")
-        return apply.sample(self.model, n, seed)
+        return apply.sample(self.model, int(n), seed)
 
     # Storage ------------------------------------------------------------------------------------------------
 
@@ -334,8 +349,9 @@ def load(path: str | Path) -> VAE:
         config.decoder or "bernoulli",
         config.hidden,
         config.latent_dim,
-        **{k: v for k, v in config.as_dict().items() if k not in ("decoder", "hidden", "latent_dim")},
+        **{k: v for k, v in config.as_dict().items() if k not in ("decoder", "hidden", "latent_dim", *OF_RUNS)},
     )
+    vae._asked = []
     vae._likelihood.adapt(**facts)
     vae._facts = facts
     model, vae._reason = _model(config, vae._likelihood, dim)
@@ -348,6 +364,23 @@ def load(path: str | Path) -> VAE:
     state = {n: a for n, a in checkpoint.arrays.items() if n.startswith(("optimizer/", "objective/"))}
     vae._stored = checkpoint.step, state
     return vae
+
+
+# What steers a run and not a model: a loaded one trains by what it is told.
+OF_RUNS = ("validation", "until_converged", "eval_every", "epochs", "steps", "data_dir", "offline")
+
+
+def _likelihood(decoder: str | Likelihood, options: Mapping[str, Any]) -> Likelihood:
+    """By name, or a copy of an object: a model adapts its own to its data."""
+    if isinstance(decoder, str):
+        made = registry.create("decoder", decoder, options)
+    elif options:
+        raise UsageError("decoder_options: the decoder is an object; give the options to its class")
+    else:
+        made = copy.deepcopy(decoder)
+    if not isinstance(made, Likelihood):
+        raise UsageError(f"decoder={decoder}: a name or an object of a Likelihood is needed, not {type(made).__name__}")
+    return made
 
 
 def _model(config: RunConfig, likelihood: Likelihood, dim: int) -> tuple[Model, str | None]:

@@ -75,7 +75,7 @@ class Crew:
             ends = [*os.pipe(), *os.pipe()]
             try:
                 number = fork_worker(partial(self._work, w, agenda(phases, w), setup, ends[0], ends[3]))
-            except OSError:
+            except BaseException:
                 for end in ends:
                     os.close(end)
                 self.close()

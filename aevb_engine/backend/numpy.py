@@ -46,7 +46,8 @@ class NumpyBackend:
         self.threads = threads or physical_cores()
         self._workers: list[_Worker] = []
         weakref.finalize(self, _retire, self._workers).atexit = False  # at exit they end by themselves
-        self._process = os.getpid()  # whose threads they are
+        self._lock = threading.Lock()  # one run at a time: models may be used from several threads
+        self._process = os.getpid()  # whose threads and lock they are
         self._shared = self.threads > 1 and crew.possible()
         self._repeated: weakref.WeakSet[_Repeated] = weakref.WeakSet()
         self._blas = threadpoolctl.ThreadpoolController()
@@ -84,10 +85,11 @@ class NumpyBackend:
     def run(self, phases: Phases, times: int) -> None:
         if self._process != os.getpid():  # forked by the user: no thread came along
             self._process = os.getpid()
+            self._lock = threading.Lock()
             self._workers.clear()
-        while len(self._workers) < max(map(len, phases)) - 1:
-            self._workers.append(_Worker())
-        with self.one_thread():
+        with self._lock, self.one_thread():
+            while len(self._workers) < max(map(len, phases)) - 1:
+                self._workers.append(_Worker())
             try:
                 for _ in range(times):
                     for shares in phases:

@@ -83,7 +83,7 @@ def _separate() -> None:
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     fixed = 0x10  # MAP_FIXED on Linux
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | fixed  # with the workers that this process forks for itself
     try:
         for region in list(_live):
             first = ctypes.addressof(ctypes.c_char.from_buffer(region))

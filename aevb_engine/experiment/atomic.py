@@ -59,10 +59,14 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Makes `data` the content of `path`: after a crash at any point the file is whole, old or new.
 
     Raises StorageError, and then leaves no temporary file; the old content stays unless only the last fsync
-    failed.
+    failed. A link stays one: what it leads to is written. Only plain files are replaced.
     """
     target = Path(path)
     with storage_errors("write", target):
+        if target.is_symlink():
+            target = target.resolve()
+        if target.exists() and not (target.is_file() or target.is_dir()):  # a folder is refused by its replacement
+            raise StorageError(f"cannot write {shown(path)}: it is a device or a pipe; name a file")
         temporary = target.parent / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags, 0o666)

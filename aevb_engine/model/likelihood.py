@@ -16,7 +16,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.errors import DataError
+from aevb_engine.errors import DataError, suggest
+
+SOURCES = ("affine", "per_dim", "scalar")
+KINDS = ("binary", "unit", "real", "count", "codes")
+MEASURES = ("mass", "density")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Head:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():  # its parameters are decoder.NAME.weight, a hidden layer's decoder.1.weight
             raise ValueError(f"head '{self.name}': the name must be an identifier")
+        if self.source not in SOURCES:
+            raise ValueError(f"head {self.name}: source '{self.source}': {suggest(self.source, SOURCES)}")
         if self.scale != 1 and self.source != "affine":
             raise ValueError(f"head {self.name}: scale is for affine heads, not {self.source}")
         if self.group != 1 and self.source == "scalar":
@@ -49,6 +55,11 @@ class Support:
     kind: Literal["binary", "unit", "real", "count", "codes"]
     measure: Literal["mass", "density"]
     levels: int = 0  # number of codes
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("kind", self.kind, KINDS), ("measure", self.measure, MEASURES)):
+            if value not in known:
+                raise ValueError(f"support: {what} '{value}': {suggest(value, known)}")
 
     def check(self, x: npt.NDArray[Any], what: str) -> None:
         """DataError where rows of ``x`` (N, D), as the model sees them, lie outside."""

@@ -68,13 +68,18 @@ class Tables:
         return len(self.rates)
 
 
+def check_batch(batch: int, count: int) -> None:
+    """UsageError for a batch that the training rows do not fill."""
+    if not 1 <= batch <= count:
+        raise UsageError(f"--batch-size {batch}: must be between 1 and the {count} training rows")
+
+
 class Trainer:
     """A model, its optimizer and its data, some steps into training."""
 
     def __init__(self, model: Model, optimizer: Optimizer, data: ResidentRows, settings: Settings) -> None:
         count = int(data.data.array.shape[0])
-        if not 1 <= settings.batch <= count:
-            raise UsageError(f"--batch-size {settings.batch}: must be between 1 and the {count} training rows")
+        check_batch(settings.batch, count)
         self.model = model
         self.data = data
         self.optimizer = optimizer
@@ -121,8 +126,14 @@ class Trainer:
     def advance(self, steps: int) -> npt.NDArray[np.float64]:
         """Run ``steps`` (at most a block) and return their rows of ``TRAIN_COLUMNS``; raises Diverged."""
         self.begin(steps)
-        self.inner.run(steps, self.step)
-        return self.finish(steps)
+        try:
+            self.inner.run(steps, self.step)
+            return self.finish(steps)
+        except Diverged:
+            raise
+        except BaseException:  # parameters of the middle of a block belong to no number of steps
+            self._back()
+            raise
 
     def begin(self, steps: int) -> None:
         """The first part of ``advance``: all is ready for the steps to be run."""
@@ -251,6 +262,7 @@ class Trainer:
 
     def _keep(self) -> None:
         """Copy the state, on the device."""
+        self._kept_at = None  # until the copy is whole
         live = self._current()
         if not self._kept:
             self._kept = [self.model.backend.empty(a.shape, a.dtype) for a in live]

@@ -92,12 +92,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
 
     defaults = RunConfig().as_dict()
     decoder = "bernoulli"
-    kinds: tuple[registry.Kind, ...] = (
-        "dataset",
-        "decoder",
-        "optimizer",
-        "objective",
-    )  # the data set chooses a decoder
+    kinds: tuple[registry.Kind, ...] = ("dataset", "decoder", "optimizer", "objective")  # data may choose the decoder
     for kind in kinds:
         options = values.get(f"{kind}_options")
         name = values.get(kind) or ((defaults[kind] or decoder) if options else None)

@@ -191,7 +191,7 @@ def test_stopped_runs_say_which_were_not_begun(tmp_path: Path) -> None:
             event.set()
 
     config = RunConfig(**{**SMALL, "steps": 200})
-    with pytest.raises(Stopped, match="seed-5; not begun: seed 6; seed 7$"):
+    with pytest.raises(Stopped, match=r"seed-5; not begun: seed 6; seed 7$"):
         replicas.start(config, 3, tmp_path / "all", display=StopAfter(), stop=event)
 
 

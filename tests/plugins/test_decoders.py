@@ -165,6 +165,20 @@ def test_only_affine_heads_are_scaled(source: Any) -> None:
         Head("logvar", source=source, scale=0.5)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Head("m", source="Affine"), "did you mean 'affine'"),
+        (lambda: Head("m", source="per_row"), "source 'per_row'"),
+        (lambda: Support("positive", "density"), "kind 'positive'"),
+        (lambda: Support("real", "probability"), "measure 'probability'"),
+    ],
+)
+def test_misspelt_words_are_refused(make: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
 def test_a_scalar_head_has_no_group() -> None:
     with pytest.raises(ValueError, match="no group"):
         Head("logvar", source="scalar", group=3)
@@ -219,6 +233,8 @@ class _Broken(Likelihood):
         half, log_2pi = np.float32(0.5), np.float32(math.log(2 * math.pi))
         if self.fault == "scalar, count":
             return lambda x, mean: (x - mean,)
+        if self.fault == "scalar, log1p":  # which the compiled loops have on [0, 1] alone
+            return lambda x, mean: (log1p(np.float32(3)) - half * (x - mean) ** 2, x - mean)
         return lambda x, mean: (shift - half * ((x - mean) * (x - mean) + log_2pi), factor * (x - mean))
 
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Any) -> None:
@@ -278,6 +294,7 @@ class _Broken(Likelihood):
         ("scalar, logp", "scalar's log p"),
         ("scalar, gradient", "scalar's derivatives"),
         ("scalar, count", "scalar gives 1 numbers"),
+        ("scalar, log1p", "scalar's log p"),
     ],
 )
 def test_check_likelihood_sees(fault: str, message: str) -> None:

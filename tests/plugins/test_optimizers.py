@@ -209,6 +209,20 @@ class _Broken(Optimizer):
         theta += coef[0] * (grad if self.fault == "ascends" else -grad)
         state[0][...] = grad
 
+    def _scalar(self, grad: Any, coef: Any, theta: Any, velocity: Any) -> tuple[Any, ...]:
+        step = coef[0] * grad
+        if self.fault == "scalar, count":
+            return (theta - step,)
+        return theta - step * (1.01 if self.fault == "scalar" else 1), grad
+
+    scalar = property(lambda self: self._scalar)  # type: ignore[assignment]
+
+
+def test_check_optimizer_sees_a_name_that_no_checkpoint_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Broken, "state", ("a b",))
+    with pytest.raises(AssertionError, match="state 'a b': the name must be an identifier"):
+        check_optimizer(_Broken())
+
 
 @pytest.mark.parametrize(
     ("fault", "message"),
@@ -220,6 +234,8 @@ class _Broken(Optimizer):
         ("changes coefficients", "modified its coefficients"),
         ("reads scratch", "not finite|not elementwise"),
         ("ascends", "quadratic rose"),
+        ("scalar", "scalar differs from update"),
+        ("scalar, count", "scalar gives 1 numbers, not 2"),
     ],
 )
 def test_check_optimizer_sees(fault: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
