@@ -25,6 +25,7 @@ from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
+from aevb_engine.objectives import held_out
 from aevb_engine.objectives import objective as chosen_objective
 from aevb_engine.objectives.base import Objective
 from aevb_engine.operation import Buffer
@@ -239,9 +240,15 @@ class VAE:
         if not self._objective.has_encoder:
             raise UsageError(f"{what} needs an encoder; the objective {self.config.objective} trains none{mend}")
 
+    def _needs_posterior(self, what: str, mend: str = "") -> None:
+        self._needs_encoder(what, mend)
+        judge = held_out(self._objective)
+        if judge is None or "bound" not in judge.columns:
+            raise UsageError(f"{what} needs q(z | x); the objective {self.config.objective} trains none{mend}")
+
     def bound(self, x: Any, *, objective: str = "elbo", samples: int = 1) -> float:
         """Mean bound of rows x (N, D) in nats a data point: L^B by default, with fixed noise."""
-        self._needs_encoder("bound")
+        self._needs_posterior("bound")
         if not chosen_objective(objective).is_bound:
             raise UsageError(f"the objective {objective} is not a bound; ask for elbo, elbo-mc or iwae")
         if samples < 1:
@@ -270,7 +277,7 @@ class VAE:
         """
         check_method(method)
         if METHODS[method].needs_encoder:
-            self._needs_encoder("log_likelihood", mend='; use method="ais"')
+            self._needs_posterior("log_likelihood", mend='; use method="ais"')
         if samples is not None and samples < 1:
             raise UsageError(f"samples={samples}: at least one is needed")
         model, rows = self.model, self._as_rows(x)

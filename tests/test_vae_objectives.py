@@ -30,6 +30,17 @@ def test_what_needs_an_encoder_is_refused_without_one() -> None:
             getattr(model, what)(rows())
 
 
+def test_an_autoencoder_encodes_and_has_no_posterior() -> None:
+    model = made("autoencoder").fit(rows(), steps=3)
+    assert model.encode(rows())[0].shape == (60, 2)
+    assert model.reconstruct(rows()).shape == (60, 6)
+    with pytest.raises(UsageError, match="the objective autoencoder trains none"):
+        model.bound(rows())
+    with pytest.raises(UsageError, match='trains none; use method="ais"'):
+        model.log_likelihood(rows())
+    assert np.isfinite(model.log_likelihood(rows()[:2], method="ais", samples=2)).all()
+
+
 def test_only_bounds_are_asked_for() -> None:
     model = made("wake-sleep").fit(rows(), steps=5)
     assert model.bound(rows()) < 0
