@@ -29,8 +29,8 @@ template <typename Stored> struct Picked {
 };
 
 // Where a thread's elements of a chunk of DEPTH x WIDE lie: the i-th at (k + ks(i), w + ws(i)), with ks and ws the same for
-// all threads; ws(i) is of_line(line(i)). Where k is next to k in memory a warp takes 8 of them from 4 places w: whole sectors, and no two of its
-// stores in one bank.
+// all threads; ws(i) is of_line(line(i)). Where k is next to k in memory a warp takes 8 of them from 4 places w: whole
+// sectors, and no two of its stores in one bank.
 template <int WIDE, int DEPTH, bool ALONG_K> struct Share {
     static constexpr int UNITS = DEPTH / 8, WARPS = UNITS < 8 ? UNITS : 8, TURNS = UNITS / WARPS;
     static __device__ __forceinline__ int k(int thread)

@@ -27,7 +27,7 @@ from parity import bits
 from result import Record, say
 from section import Options
 from timing import Clock
-from trainers import plan
+from trainers import attempt, plan
 from workloads import trainer, workloads
 
 CHAIN = 20  # nodes of a graph
@@ -78,19 +78,11 @@ def run(record: Record, options: Options) -> None:
                 backend.close()
                 return
             key = f"{name} {products}"
-            found[key] = _attempt(partial(_stages, record, clock, name, products, rates, options))
+            found[key] = attempt(partial(_stages, record, clock, name, products, rates, options))
             record.note(rates=rates, workloads=found)
             _tell(key, found[key])
     record.attempt("other_ways", lambda: other_ways(clock, options))
     backend.close()
-
-
-def _attempt(question: Any) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = question()
-    except Exception as error:
-        found = {"error": f"{type(error).__name__}: {error}"[:500]}
-    return found
 
 
 def _tell(key: str, found: dict[str, Any]) -> None:
@@ -248,7 +240,7 @@ def other_ways(clock: Clock, options: Options) -> dict[str, Any]:
                 found[name]["left_out"] = f"{way} and what follows: no time left"
                 break
             with mock.patch.object(*change):
-                found[name][way] = _attempt(partial(_step_us, clock, name, options))
+                found[name][way] = attempt(partial(_step_us, clock, name, options))
         found[name]["chosen"] = dict(zip(("forward", "backward"), chosen, strict=False))
     return found
 

@@ -48,7 +48,7 @@ def run(record: Record, options: Options) -> None:
                     record.note(left_out=f"{name} {path} {products} and what follows: no time left")
                     break
                 question = partial(measure, clock, backend, name, path, products, options)
-                found[name][f"{path} {products}"] = _attempt(question)
+                found[name][f"{path} {products}"] = attempt(question)
                 record.note(workloads=found, figures=figures(found))
         fast = {kind: f["wall_us"] for kind, f in found[name].items() if "wall_us" in f}
         say(f"  {name}: " + ", ".join(f"{kind} {us:.1f} us" for kind, us in fast.items()))
@@ -58,7 +58,7 @@ def run(record: Record, options: Options) -> None:
     backend.close()
 
 
-def _attempt(question: Any) -> dict[str, Any]:
+def attempt(question: Any) -> dict[str, Any]:
     try:
         found: dict[str, Any] = question()
     except Exception as error:
