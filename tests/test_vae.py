@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import aevb_engine as aevb
 from aevb_engine.backend import crew
 from aevb_engine.errors import DataError, StorageError, UsageError
 from aevb_plugins.decoders.gaussian import Gaussian
+from tests.alarm import alarm
 
 X = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.uint8)
 
@@ -93,21 +93,12 @@ def test_after_an_interrupt_training_goes_on_to_the_same_bits(threads: int) -> N
     """The state is that of a number of steps, however far the block was."""
     expected = made(threads=threads).fit(X, steps=400)
     model = made(threads=threads).fit(X, steps=100)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for delay in (0.002, 0.005, 0.01):
-            signal.setitimer(signal.ITIMER_REAL, delay)
-            try:
-                model.fit(X, steps=2000)  # an interrupt within a finalizer is lost
-            except KeyboardInterrupt:
-                pass
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            assert model._trainer is not None
-            if model._trainer.step >= 400:
-                break
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    for delay in (0.002, 0.005, 0.01):
+        with alarm(delay):
+            model.fit(X, steps=2000)  # an interrupt within a finalizer is lost
+        assert model._trainer is not None
+        if model._trainer.step >= 400:
+            break
     assert model._trainer is not None
     step = model._trainer.step
     alone = expected if step == 400 else made(threads=threads).fit(X, steps=step)

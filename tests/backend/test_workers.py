@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 import time
 import weakref
@@ -15,6 +14,7 @@ import pytest
 
 from aevb_engine.backend import numpy as backend
 from aevb_engine.backend.numpy import NumpyBackend
+from tests.alarm import alarm
 
 
 @pytest.fixture
@@ -77,21 +77,12 @@ def test_a_signal_at_any_moment(two: NumpyBackend) -> None:
 
     phases = [[[add(0)], [add(1)]]] * 20
     rng = np.random.default_rng(0)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for _ in range(60):
-            signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(1e-5, 2e-3)))
-            try:
-                two.run(phases, 200)
-            except KeyboardInterrupt:
-                pass
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            total[...] = 0
-            two.run(phases, 5)
-            assert total.tolist() == [100, 100]
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    for _ in range(60):
+        with alarm(float(rng.uniform(1e-5, 2e-3))):
+            two.run(phases, 200)
+        total[...] = 0
+        two.run(phases, 5)
+        assert total.tolist() == [100, 100]
 
 
 def test_an_exception_of_either_share_ends_the_run(two: NumpyBackend) -> None:
