@@ -231,7 +231,7 @@ def other_ways(clock: Clock, options: Options) -> dict[str, Any]:
             "layers around z apart": (own, "choose", lambda *a: None),
         }
         for rows in ROWS[-1:] if options.small else ROWS:
-            for direction in ("forward", "backward"):
+            for direction in ("backward",) if options.small else ("forward", "backward"):
                 rule = partial(_forced, choose, rows, direction == "forward")
                 ways[f"layers around z {direction} by {rows}"] = (own, "choose", rule)
         found[name] = {}
