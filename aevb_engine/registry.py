@@ -133,8 +133,11 @@ def options(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def create(kind: Kind, name: str, given: Mapping[str, object] | None = None) -> Any:
-    """Build the plugin ``name`` with options given as text (command line) or values (Python, TOML)."""
+def create(kind: Kind, name: str, given: Mapping[str, object] | None = None, base: type = object) -> Any:
+    """Build the plugin ``name`` with options given as text (command line) or values (Python, TOML).
+
+    UsageError where it does not make a ``base``.
+    """
     factory = load(kind, name)
     known = options(factory)
     converted: dict[str, object] = {}
@@ -143,13 +146,17 @@ def create(kind: Kind, name: str, given: Mapping[str, object] | None = None) -> 
             raise UsageError(f"{kind} '{name}' has no option '{key}': {suggest(key, known)}")
         converted[key] = convert(f"{kind}.{key}", value, known[key].annotation)
     try:
-        return factory(**converted)
+        made = factory(**converted)
     except AevbError:
         raise
     except Exception as error:  # a plugin may fail in any way; the user needs its name, no traceback
         raise BackendError(
             f"{kind} plugin '{name}' cannot be made: {type(error).__name__}: {error}; reinstall or uninstall it"
         ) from error
+    if not isinstance(made, base):
+        article = "an" if base.__name__[0] in "AEIOU" else "a"
+        raise UsageError(f"{kind} plugin '{name}' makes a {type(made).__name__}, not {article} {base.__name__}")
+    return made
 
 
 def convert(label: str, value: object, annotation: Any) -> object:

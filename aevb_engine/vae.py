@@ -74,8 +74,9 @@ class VAE:
         except DataError as error:
             raise UsageError(str(error)) from error
         refuse(self.config.trainer, self.config.graph, self.config.precision, backend)
+        defaults = RunConfig()
         for name in ("validation", "until_converged", "eval_every"):
-            if getattr(self.config, name) != getattr(RunConfig(), name):
+            if getattr(self.config, name) != getattr(defaults, name):
                 raise UsageError(f"{name}={getattr(self.config, name)}: fit holds nothing out; `aevb-engine run` does")
         self._named = isinstance(decoder, str)
         self._likelihood = _likelihood(decoder, self.config.decoder_options)
@@ -117,7 +118,7 @@ class VAE:
         check(dataset, self._likelihood)
         check_batch(config.batch_size, len(dataset.train))  # before the model takes the width of these data
         model = self._build(dataset)
-        optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options)
+        optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options, Optimizer)
         threads = config.threads or choose_threads(model, config.batch_size * config.samples, model.backend.threads)
         settings = Settings(
             objective=self._objective,
@@ -380,14 +381,14 @@ OF_RUNS = ("validation", "until_converged", "eval_every", "epochs", "steps", "da
 def _likelihood(decoder: str | Likelihood, options: Mapping[str, Any]) -> Likelihood:
     """By name, or a copy of an object: a model adapts its own to its data."""
     if isinstance(decoder, str):
-        made = registry.create("decoder", decoder, options)
-    elif options:
+        made: Likelihood = registry.create("decoder", decoder, options, Likelihood)
+        return made
+    if not isinstance(decoder, Likelihood):
+        kind = type(decoder).__name__
+        raise UsageError(f"decoder={decoder}: a name or an object of a Likelihood is needed, not {kind}")
+    if options:
         raise UsageError("decoder_options: the decoder is an object; give the options to its class")
-    else:
-        made = copy.deepcopy(decoder)
-    if not isinstance(made, Likelihood):
-        raise UsageError(f"decoder={decoder}: a name or an object of a Likelihood is needed, not {type(made).__name__}")
-    return made
+    return copy.deepcopy(decoder)
 
 
 def _model(config: RunConfig, likelihood: Likelihood, dim: int) -> tuple[Model, str | None]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
+from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.objectives import objective
@@ -75,11 +74,3 @@ def summary(rows: npt.NDArray[np.float64]) -> dict[str, float]:
     with np.errstate(invalid="ignore"):  # inf - inf
         bound, reconstruction, kl = (float(v) for v in rows.mean(axis=0))
     return {"bound": bound, "reconstruction": reconstruction, "kl": kl, "bound_se": standard_error(rows[:, 0])}
-
-
-def standard_error(values: npt.NDArray[np.float64]) -> float:
-    """Of the mean of values (N,); NaN of a single one, and where one is not finite."""
-    n = len(values)
-    if n < 2 or not np.isfinite(values).all():
-        return math.nan
-    return float(values.std(ddof=1) / math.sqrt(n))

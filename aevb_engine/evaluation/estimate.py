@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -43,7 +44,7 @@ class Estimate:
         return {
             "log_likelihood": float(self.log_likelihood.mean()),
             "monte_carlo_se": float(np.sqrt((self.standard_error**2).sum()) / n),
-            "sampling_se": float(self.log_likelihood.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"),
+            "sampling_se": standard_error(self.log_likelihood),
             "suspect": int(self.suspect.sum()),
             "largest_khat": float(known.max()) if known.size else float("nan"),
         }
@@ -98,3 +99,11 @@ class RunningWeights:
         effective = self.effective_samples()
         khat = tail_khat(self.tail) if self.tail.shape[1] else np.full(len(effective), np.nan)
         return Estimate(self.log_mean(), error_of(effective, self.count), effective, khat)
+
+
+def standard_error(values: Array) -> float:
+    """Of the mean of values (N,); NaN of a single one, and where one is not finite."""
+    n = len(values)
+    if n < 2 or not np.isfinite(values).all():
+        return math.nan
+    return float(values.std(ddof=1) / math.sqrt(n))

@@ -31,8 +31,9 @@ import numpy.typing as npt
 
 from aevb_engine.evaluation import baselines
 from aevb_engine.evaluation.ais import TEMPERATURES, AnnealedImportanceSampler, simulate
-from aevb_engine.evaluation.bound import Evaluator, standard_error
+from aevb_engine.evaluation.bound import Evaluator
 from aevb_engine.evaluation.diagnostics import KHAT_LIMIT
+from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.latent import ACTIVE, latent_use
 from aevb_engine.evaluation.methods import METHODS, Result, estimate
 from aevb_engine.evaluation.subject import Plan, Subject, comparability, other_scale

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 def shown(path: str | os.PathLike[str]) -> str:
     """The path as one printable line."""
     return "".join(c if c.isprintable() else "?" for c in os.fspath(path))
+
+
+def quoted(path: str | os.PathLike[str]) -> str:
+    """The same as an argument of a command that can be typed."""
+    line = shown(path)
+    return shlex.quote(f"./{line}" if line.startswith("-") else line)
 
 
 def storage_error(action: str, path: str | os.PathLike[str], code: int | None, detail: str = "") -> StorageError:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from aevb_engine import objectives as learners
 from aevb_engine.errors import TrainingError, UsageError
 from aevb_engine.evaluation.ais import AisEstimate, AnnealedImportanceSampler
+from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.methods import METHODS
 from aevb_engine.experiment import atomic
 from aevb_engine.experiment.config import RunConfig
@@ -245,7 +246,7 @@ class _Study:
             "se": _finite(found["sampling_se"]),
             "mc_se": _finite(found["monte_carlo_se"]),
             "above_first": None if paired is None else _finite(float(paired.mean())),
-            "above_first_se": None if paired is None else _finite(float(paired.std(ddof=1) / math.sqrt(len(paired)))),
+            "above_first_se": None if paired is None else _finite(standard_error(paired)),
             "acceptance": _finite(float(e.acceptance.mean())),
             "rows": len(values),
             "seconds": round(time.perf_counter() - began, 3),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import shutil
 import threading
 import time
@@ -17,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.errors import AevbError, FileFormatError, Stopped
-from aevb_engine.evaluation.bound import standard_error, summary
+from aevb_engine.evaluation.bound import summary
+from aevb_engine.evaluation.estimate import standard_error
+from aevb_engine.experiment.atomic import quoted
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.environment import differences, environment
@@ -235,10 +236,9 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     folder, session, progress = recorder.folder, recorder.session, recorder.progress
     if ended == "stopped":
         folder.update(status="stopped", step=session.trainer.step)
-        place = f"./{folder.path}" if str(folder.path).startswith("-") else str(folder.path)
         raise Stopped(
             f"stopped after step {session.trainer.step} of {session.total_steps}; "
-            f"go on with: aevb-engine resume {shlex.quote(place)}"
+            f"go on with: aevb-engine resume {quoted(folder.path)}"
         )
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
     for line in record["warnings"][len(session.warnings) :]:

@@ -99,10 +99,10 @@ def prepare(
             "follow; give --epochs or --steps"
         )
     schedule = parse_schedule(config.lr_schedule)
-    optimizer: Optimizer = _plugin("optimizer", config.optimizer, config.optimizer_options, Optimizer)
+    optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options, Optimizer)
     source = registry.create("dataset", config.dataset, config.dataset_options)
     decoder_name = config.decoder or str(getattr(source, "decoder", "bernoulli"))
-    likelihood: Likelihood = _plugin("decoder", decoder_name, config.decoder_options, Likelihood)
+    likelihood: Likelihood = registry.create("decoder", decoder_name, config.decoder_options, Likelihood)
     if config.until_converged and config.validation == 0:
         config = replace(config, validation=CONVERGENCE_VALIDATION)
         warnings.append(f"--until-converged holds out {CONVERGENCE_VALIDATION:.0%} of the training rows for validation")
@@ -231,13 +231,6 @@ def data_hash(dataset: Dataset) -> str:
         digest.update(f"{rows.shape} {rows.dtype}".encode())
         digest.update(np.ascontiguousarray(rows).data)
     return digest.hexdigest()
-
-
-def _plugin(kind: registry.Kind, name: str, options: dict[str, Any], base: type) -> Any:
-    made = registry.create(kind, name, options)
-    if not isinstance(made, base):
-        raise UsageError(f"{kind} plugin '{name}' makes a {type(made).__name__}, not a {base.__name__}")
-    return made
 
 
 def split_rows(dataset: Dataset, config: RunConfig) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:

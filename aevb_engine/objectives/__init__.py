@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aevb_engine import registry
-from aevb_engine.errors import UsageError
 from aevb_engine.objectives.base import Objective
 from aevb_engine.objectives.elbo import Elbo
 
@@ -14,9 +13,7 @@ def objective(name: str | Objective, options: Mapping[str, object] | None = None
     """The objective registered under ``name``, with its options; an objective is returned as it is."""
     if isinstance(name, Objective):
         return name
-    made = registry.create("objective", name, options)
-    if not isinstance(made, Objective):
-        raise UsageError(f"objective plugin '{name}' makes a {type(made).__name__}, not an Objective")
+    made: Objective = registry.create("objective", name, options, Objective)
     return made
 
 

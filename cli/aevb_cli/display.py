@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt, say
-from aevb_cli.text import duration, number, quoted, size
+from aevb_cli.text import duration, number, size
+from aevb_engine.experiment.atomic import quoted
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder

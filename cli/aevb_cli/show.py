@@ -9,8 +9,9 @@ import click
 
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
-from aevb_cli.text import duration, echo_json, number, pairs, quoted, setting, size, sparkline, table
+from aevb_cli.text import duration, echo_json, number, pairs, setting, size, sparkline, table
 from aevb_engine.errors import AevbError
+from aevb_engine.experiment.atomic import quoted
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
-
-from aevb_cli.boundary import one_line
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -42,12 +39,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def quoted(path: str) -> str:
-    """A path as an argument of a command that can be typed."""
-    flat = one_line(path)
-    return shlex.quote(f"./{flat}" if flat.startswith("-") else flat)
 
 
 def number(value: Any) -> str:

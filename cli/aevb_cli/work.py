@@ -11,8 +11,9 @@ import click
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import duration, echo_json, number, pairs, quoted, setting, table
+from aevb_cli.text import duration, echo_json, number, pairs, setting, table
 from aevb_engine.errors import AevbError, Stopped
+from aevb_engine.experiment.atomic import quoted
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder
