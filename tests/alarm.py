@@ -1,16 +1,14 @@
-"""An interrupt after some seconds, as by Ctrl-C, within a block and never behind it."""
+"""An interrupt after some seconds, as by Ctrl-C, within a call and never behind it."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 
-@contextmanager
-def alarm(seconds: float) -> Iterator[None]:
-    """KeyboardInterrupt at some place in the block, which it ends; or none, where the block is done before."""
+def interrupted(work: Callable[[], object], seconds: float) -> None:
+    """``work()``, ended by KeyboardInterrupt at some place; or not, where it is done before."""
     armed = False
 
     def interrupt(*_: Any) -> None:
@@ -21,7 +19,7 @@ def alarm(seconds: float) -> Iterator[None]:
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        yield
+        work()
         armed = False
     except KeyboardInterrupt:  # the only one
         armed = False

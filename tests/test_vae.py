@@ -14,7 +14,7 @@ import aevb_engine as aevb
 from aevb_engine.backend import crew
 from aevb_engine.errors import DataError, StorageError, UsageError
 from aevb_plugins.decoders.gaussian import Gaussian
-from tests.alarm import alarm
+from tests.alarm import interrupted
 
 X = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.uint8)
 
@@ -94,8 +94,7 @@ def test_after_an_interrupt_training_goes_on_to_the_same_bits(threads: int) -> N
     expected = made(threads=threads).fit(X, steps=400)
     model = made(threads=threads).fit(X, steps=100)
     for delay in (0.002, 0.005, 0.01):
-        with alarm(delay):
-            model.fit(X, steps=2000)  # an interrupt within a finalizer is lost
+        interrupted(lambda: model.fit(X, steps=2000), delay)  # one within a finalizer is lost
         assert model._trainer is not None
         if model._trainer.step >= 400:
             break

@@ -14,7 +14,7 @@ import pytest
 
 from aevb_engine.backend import numpy as backend
 from aevb_engine.backend.numpy import NumpyBackend
-from tests.alarm import alarm
+from tests.alarm import interrupted
 
 
 @pytest.fixture
@@ -78,8 +78,7 @@ def test_a_signal_at_any_moment(two: NumpyBackend) -> None:
     phases = [[[add(0)], [add(1)]]] * 20
     rng = np.random.default_rng(0)
     for _ in range(60):
-        with alarm(float(rng.uniform(1e-5, 2e-3))):
-            two.run(phases, 200)
+        interrupted(lambda: two.run(phases, 200), float(rng.uniform(1e-5, 2e-3)))
         total[...] = 0
         two.run(phases, 5)
         assert total.tolist() == [100, 100]
