@@ -98,8 +98,12 @@ def _linear(judged: Judged, rows: Array) -> float | None:
     few = judged.train[:: -(-len(judged.train) // ENOUGH)]
     if len(few) <= dim:  # a covariance of fewer rows than columns has no inverse to trust
         return None
-    fit = ppca(few, judged.model.architecture.latent, scale=judged.train_scale)
-    mean = float(fit.score(rows, judged.scale).mean())
+    latent, units = judged.model.architecture.latent, judged.model.likelihood.units
+    if units is None:
+        mean = float(ppca(few, latent, scale=judged.train_scale).score(rows, judged.scale).mean())
+    else:
+        fit = ppca(units.inward(few, np.float64, judged.train_scale), latent)
+        mean = float(fit.score(units.inward(rows, np.float64, judged.scale)).mean()) - units.log_spread
     return mean if np.isfinite(mean) else None
 
 
