@@ -22,7 +22,8 @@ from aevb_engine.training.step import resident
 
 MOST_ROWS = 2000  # that are judged
 MOST_COLUMNS = 1000  # of a covariance
-CLIMB = 0.02  # of what was gained over independent columns, by doubling the steps
+CLIMB = 0.03  # of what was gained over independent columns, by doubling the steps
+LEAST_CLIMB = 0.2  # nats that are worth a longer training
 GAP = 0.25  # of the same, between training and held-out rows
 Array = npt.NDArray[Any]
 
@@ -149,7 +150,7 @@ def _climbs(judged: Judged, gained: float) -> Sequence[str]:
     last = judged.steady * float(course[-1, 0])
     now, before = _around(course, last), _around(course, last / 2)
     climb = now - before
-    if not climb > CLIMB * gained:
+    if not climb > max(CLIMB * gained, LEAST_CLIMB):
         return []
     return [
         f"the bound still climbed, by {climb:,.1f} nats when the steps doubled to {last:,.0f}: train longer, such as "
