@@ -120,9 +120,8 @@ def _units(active: int, latent: int) -> Sequence[str]:
 
 
 def _below(judged: Judged, bound: float, independent: float | None, linear: float | None) -> Sequence[str]:
-    mend = (
-        "start with --initial glorot, or train longer" if judged.paper_start else "train longer, or with another --lr"
-    )
+    other = "start with --initial glorot" if judged.paper_start else "with another --lr"
+    mend = f"train longer, or {other}"
     said = f"the {judged.name} bound {bound:,.2f} is below"
     if independent is not None and not bound >= independent:
         return [f"{said} {independent:,.2f} of independent columns, a model without z; {mend}"]

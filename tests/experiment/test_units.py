@@ -69,7 +69,9 @@ def test_the_first_command(named: None, tmp_path: Path) -> None:
             notes.append(line)
 
     folder, session, result = run.start(config(), tmp_path / "r", display=Notes())
-    assert any(re.match(r"columns have means .* and spreads 0\.\d+ to \S+: standardized", line) for line in notes), notes
+    assert any(re.match(r"columns have means .* and spreads 0\.\d+ to \S+: standardized", line) for line in notes), (
+        notes
+    )
     assert result["warnings"] == []
     check_draws(apply.sample(session.model, 2000))
     covariance = 0.2 * np.eye(4) + 0.8
