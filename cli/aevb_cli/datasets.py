@@ -14,7 +14,7 @@ from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option
 from aevb_cli.plugins import options_table
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import echo_json, pairs
+from aevb_cli.text import echo_json, pairs, say
 from aevb_engine.errors import AevbError
 
 DATA_DIR = click.option(
@@ -57,8 +57,8 @@ def list_(data_dir: str | None, as_json: bool) -> None:
         rows.append((entry["name"], f"broken: {entry['error']}" if entry["error"] else entry["summary"]))
         if entry["files"]:
             rows.append(("", _where(entry["files"])))
-    click.echo(pairs(rows))
-    click.echo("\nTrain with: aevb-engine run --dataset NAME")
+    say(pairs(rows))
+    say("\nTrain with: aevb-engine run --dataset NAME")
 
 
 @datasets.command("show", cls=Command, context_settings=CONTEXT, short_help="One data set: options, files, sources.",
@@ -83,7 +83,7 @@ def show(name: str, data_dir: str | None, as_json: bool) -> None:
     for file in entry["files"]:
         rows.append((file["name"], file["path"] or "not here; downloaded when needed"))
         rows += [("", url) for url in file["urls"]]
-    click.echo(pairs(rows))
+    say(pairs(rows))
 
 
 @datasets.command("fetch", cls=Command, context_settings=CONTEXT, short_help="Download a data set's files.",
@@ -108,7 +108,7 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     if as_json:
         echo_json({"schema": 1, "name": name, "files": found})
     elif not found:
-        click.echo(f"{name} needs no files")
+        say(f"{name} needs no files")
     else:
         click.echo("\n".join(one_line(str(file["path"])) for file in found))
 

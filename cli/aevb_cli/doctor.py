@@ -14,7 +14,7 @@ import click
 
 from aevb_cli.boundary import one_line
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option
-from aevb_cli.text import echo_json, pairs, size
+from aevb_cli.text import echo_json, pairs, say, size
 from aevb_engine.errors import AevbError, BackendError
 
 STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they replace what OpenBLAS finds out about the processor
@@ -66,7 +66,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         echo_json(record)
     else:
-        click.echo(report(record))
+        say(report(record))
 
 
 def examine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from aevb_cli.boundary import one_line
 from aevb_cli.display import STOPPING, Screen, State, introduction, settings
 from aevb_cli.signals import Interrupt, say
-from aevb_cli.text import duration, number
+from aevb_cli.text import duration, number, wrap
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder
@@ -83,7 +83,7 @@ class LiveScreen(Screen):
 
     def _print(self, line: str, style: str = "dim") -> None:
         with contextlib.suppress(OSError):
-            self.console.print(Text(one_line(line), style=style), soft_wrap=True)
+            self.console.print(Text(wrap(one_line(line), self.console.width), style=style), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(options.max_width - 1, 1)

@@ -9,7 +9,7 @@ import click
 
 from aevb_cli.boundary import one_line
 from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option, verbose_option
-from aevb_cli.text import echo_json, pairs, table
+from aevb_cli.text import echo_json, pairs, prose, say, table
 from aevb_engine.errors import AevbError, UsageError, suggest
 
 
@@ -43,12 +43,12 @@ def list_(as_json: bool, verbose: bool) -> None:
         return
     head = ["kind", "name", "distribution", "version", "target"]
     rows = [[one_line(str(p[key])) for key in head] for p in found]
-    click.echo(table(head, rows))
+    say(table(head, rows))
     broken = [p for p in found if p["error"]]
     for p in broken:
-        click.echo(f"broken: {p['kind']} {p['name']}: {p['error']}")
+        say(f"broken: {p['kind']} {p['name']}: {p['error']}")
     if verbose:
-        click.echo(f"{len(found)} plugins, {len(broken)} broken")
+        say(f"{len(found)} plugins, {len(broken)} broken")
 
 
 @plugins.command("show", cls=Command, context_settings=CONTEXT, short_help="One plugin: its options and defaults.",
@@ -74,9 +74,9 @@ def show(kind: str, name: str, as_json: bool) -> None:
     rows = [("kind", kind), ("name", name), ("target", plugin.target)]
     rows.append(("distribution", f"{plugin.distribution} {plugin.version}"))
     rows += [(f"-o {kind}.{o['name']}", f"{o['type']}, default {o['default']}") for o in options]
-    click.echo(pairs(rows))
+    say(pairs(rows))
     if description:
-        click.echo(f"\n{description}")
+        say(f"\n{prose(description)}")
 
 
 def options_table(options: Mapping[str, inspect.Parameter]) -> list[dict[str, str]]:

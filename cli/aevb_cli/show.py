@@ -9,7 +9,7 @@ import click
 
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
-from aevb_cli.text import duration, echo_json, number, pairs, setting, size, sparkline, table
+from aevb_cli.text import columns, duration, echo_json, number, pairs, say, setting, size, sparkline, table
 from aevb_engine.errors import AevbError
 from aevb_engine.experiment.atomic import quoted
 
@@ -44,7 +44,7 @@ def show(name: str, as_json: bool, verbose: bool) -> None:
     if as_json:
         echo_json(record)
         return
-    click.echo(report(record, verbose=verbose))
+    say(report(record, verbose=verbose))
     for line in record["warnings"]:
         warn(line)
 
@@ -206,17 +206,17 @@ def _status(record: dict[str, Any]) -> str:
 
 def _curve(record: dict[str, Any]) -> str:
     """The held-out bound as a line of blocks and a few rows of a table."""
-    columns, rows = record["evaluations"]["columns"], record["evaluations"]["rows"]
+    names, rows = record["evaluations"]["columns"], record["evaluations"]["rows"]
     if not rows:
         return ""
     label = "validation" if record["held_out"] == "validation" else "test, display only"
-    known = [c for c in EVALUATIONS if c in columns and not all(math.isnan(row[columns.index(c)]) for row in rows)]
-    places = [columns.index(c) for c in known]
+    known = [c for c in EVALUATIONS if c in names and not all(math.isnan(row[names.index(c)]) for row in rows)]
+    places = [names.index(c) for c in known]
     what = "bound" if "bound" in known else "reconstruction"
-    bounds = [row[columns.index(what)] for row in rows]
+    bounds = [row[names.index(what)] for row in rows]
     last = len(rows) - 1
     chosen = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)}) if last >= ROWS else range(len(rows))
     shown = [[number(int(rows[i][0])), *(number(rows[i][p]) for p in places[1:])] for i in chosen]
-    title = f"held-out {what} ({label}), {len(rows)} evaluations  {sparkline(bounds)}".rstrip()
-    body = table([columns[p] for p in places], shown, right=range(len(places)))
-    return title + "\n" + "\n".join(f"  {line}" for line in body.splitlines())
+    course = min(40, (columns() or 80) - 4)
+    title = f"held-out {what} ({label}), {len(rows)} evaluations  {sparkline(bounds, course)}".rstrip()
+    return f"{title}\n{table([names[p] for p in places], shown, right=range(len(places)), indent='  ')}"

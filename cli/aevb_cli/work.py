@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import duration, echo_json, number, pairs, setting, table
+from aevb_cli.text import duration, echo_json, number, pairs, say, setting, table
 from aevb_engine.errors import AevbError, Stopped
 from aevb_engine.experiment.atomic import quoted
 
@@ -48,7 +46,7 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
     if as_json:
         echo_json(result)
     elif not quiet:
-        click.echo(summary(folder.path, result, drawn))
+        say(summary(folder.path, result, drawn))
 
 
 def work_many(
@@ -75,12 +73,12 @@ def work_many(
     if as_json:
         echo_json(record)
     elif not quiet and "combinations" in record:
-        click.echo(compared(record))
+        say(compared(record))
     elif not quiet:
         for folder, result in found.runs:
-            click.echo(f"seed {result['seed']}\n{summary(folder.path, result, drawn[folder.path])}\n")
+            say(f"seed {result['seed']}\n{summary(folder.path, result, drawn[folder.path])}\n")
         if record.get("test_bound_sd") is not None:
-            click.echo(
+            say(
                 f"test bound over {len(found.runs)} seeds: {number(record['test_bound'])}, standard deviation "
                 f"{record['test_bound_sd']:.2f}"
             )
