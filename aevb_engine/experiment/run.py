@@ -198,7 +198,7 @@ def train(recorder: Recorder) -> dict[str, Any]:
 
 def announce(recorder: Recorder) -> None:
     """Show what there is to say before training."""
-    for line in (*recorder.session.notes, *recorder.session.warnings):
+    for line in recorder.session.warnings:
         recorder.display.note(line)
     recorder.display.begin(recorder.folder, recorder.session)
 

@@ -58,7 +58,6 @@ class Session:
     eval_every: int
     data_hash: str
     warnings: list[str]
-    notes: list[str]  # said once, not kept
 
     @property
     def objective(self) -> Objective:
@@ -125,7 +124,6 @@ def prepare(
         dataset = replace(dataset, true_log_prob=None)  # the log of a probability and of a density do not compare
     likelihood.adapt(log_variance_unit=dataset.log_variance_unit, unit_interval=dataset.unit_interval)
     backend, reason = choose(config.backend, config.threads)
-    notes = [reason] if reason else []
     architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.dtype)
     model = Model(architecture, likelihood, backend)
     plan = Plan()
@@ -190,7 +188,6 @@ def prepare(
         eval_every=every,
         data_hash=data_hash(dataset),
         warnings=warnings,
-        notes=notes,
     )
 
 

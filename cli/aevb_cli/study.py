@@ -138,7 +138,7 @@ TITLES = {"elbo": "L^B", "elbo-mc": "L^A", "score-function": "score function"}
 
 def _print(record: dict[str, Any]) -> None:
     """A table of the cells, and where they are kept."""
-    head = ("M", "L", "", "variance", "+- SE", "of the noise", "+- SE", "|mean|^2")
+    head = ("M", "L", "estimator", "variance", "+- SE", "of the noise", "+- SE", "|mean|^2")
     rows = []
     for cell in record["cells"]:
         figures = (cell[key] for key in ("variance", "variance_se", "noise", "noise_se", "signal"))
@@ -146,7 +146,7 @@ def _print(record: dict[str, Any]) -> None:
         name = TITLES[cell["estimator"]]
         rows.append((str(cell["batch"]), str(cell["samples"]), name, *(f"{value:.3g}" for value in figures)))
         rows[-1] = (*rows[-1][:-1], rows[-1][-1] + mark)
-    say(table(head, rows, right=[i for i, name in enumerate(head) if name]))
+    say(table(head, rows, right=(0, 1, *range(3, len(head)))))
     say(
         "sums over the encoder's parameters of gradients of minus the mean bound; "
         f"{record['replicates']} minibatches of {record['rows']:,} rows"

@@ -144,8 +144,8 @@ def pairs(rows: Iterable[tuple[str, str]], indent: str = "") -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "") -> str:
     """Aligned columns under their names; the columns numbered in ``right`` are flush right.
 
-    On a narrower terminal columns stand closer, then the widest column of text is broken at words; where that is not
-    enough, each row becomes its cells, one below the other.
+    On a narrower terminal columns stand closer, then the widest column of text is broken at words; where its words are
+    too long for that, a last column of text moves below its row, and else each row becomes its cells in as many lines.
     """
     room = columns()
     lines = [list(head), *map(list, rows)]
@@ -156,6 +156,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
         wide = max(range(len(head)), key=lambda i: 0 if i in right else widths[i])
         narrow = widths[wide] - excess
         if wide in right or narrow < max(LEAST, *(len(word) for line in lines for word in line[wide].split())):
+            last = len(head) - 1
+            if wide == last and narrow + gap >= 0:
+                above = table(head[:-1], [row[:-1] for row in rows], right, indent).split("\n")
+                below = [f"{indent}    {line[last]}" for line in lines]
+                return wrap("\n".join(part for both in zip(above, below, strict=True) for part in both), room)
             return records(head, rows, indent)
         lines = [part for line in lines for part in _in_column(line, wide, narrow)]
         widths[wide] = narrow
@@ -176,8 +181,8 @@ def records(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = ""
         cells = [(name, cell) for name, cell in zip(head, row, strict=True) if cell]
         above = [indent + cells.pop(0)[1]] if cells and cells[0] == (head[0], row[0]) and not head[0] else []
         below = " " * (len(above[0]) - len(above[0].lstrip()) + 2) if above else indent
-        found += [*above, *([pairs(cells, below)] if cells else [])]
-    return "\n".join(found)
+        found.append("\n".join([*above, *([pairs(cells, below)] if cells else [])]))
+    return ("\n" if head[0] == "" else "\n\n").join(found)
 
 
 def _in_column(line: list[str], place: int, width: int) -> list[list[str]]:
