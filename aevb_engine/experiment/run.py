@@ -66,8 +66,7 @@ def start(
 ) -> tuple[RunFolder, Session, dict[str, Any]]:
     """Train from the beginning into a new run folder; returns folder, session and the result record."""
     display = display or Quiet()
-    if output is not None:
-        RunFolder.check_free(Path(output))
+    RunFolder.check_place(output, root)
     session = prepare(config, display.data)
     with begun(session, output, root=root, display=display, stop=stop) as recorder:
         return recorder.folder, session, train(recorder)
@@ -156,6 +155,20 @@ def resume(
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
+
+
+def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder, dict[str, Any], str] | None:
+    """Folder, result and time of the end of a run that has ended with all its steps; None where ``resume`` has work."""
+    folder = RunFolder.open(path, root)
+    record = folder.read_record()
+    result = record.get("result")
+    if record.get("status") not in ("done", "converged") or not result:
+        return None
+    checkpoint = CheckpointStore(folder.checkpoints).newest()
+    if checkpoint is None or checkpoint.step != record.get("step"):
+        return None  # what is lost is trained again, or said to be lost
+    when = str(checkpoint.meta.get("saved", "?"))[:19].replace("T", " ")
+    return folder, {**result, "run": str(folder.path)}, f"{when} UTC"
 
 
 @contextlib.contextmanager

@@ -133,7 +133,9 @@ def _figures(record: dict[str, Any]) -> str:
     bound = record["bound"]
     if bound:
         lines.append(["  bound L^B", *_cells(bound), "lower"])
-        lines.append(["    reconstruction", number(bound["reconstruction"]), _error(bound["reconstruction_se"]), "", ""])
+        lines.append(
+            ["    reconstruction", number(bound["reconstruction"]), _error(bound["reconstruction_se"]), "", ""]
+        )
         lines.append(["    - KL", number(bound["kl"]), _error(bound["kl_se"]), "", ""])
     lines += [_estimate(e) for e in record["estimates"] if e["rows"] == count]
     lines += [[f"  {b['name']}", *_cells(b), "baseline"] for b in record["baselines"]]

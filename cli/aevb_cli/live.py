@@ -73,7 +73,8 @@ class LiveScreen(Screen):
         self.state.evaluated(row, is_best)
         if self.verbose:
             state = self.state
-            self._print(f"step {state.step:,}  {state.label} {number(state.held_out)}{'  best' if is_best else ''}")
+            best = "  best" if is_best and state.chooses else ""  # the test set's curve chooses nothing
+            self._print(f"step {state.step:,}  {state.label} {number(state.held_out)}{best}")
 
     def note(self, line: str) -> None:
         self._print(f"warning: {line}", style="yellow")
@@ -106,7 +107,7 @@ class LiveScreen(Screen):
                 parts = [(f"{state.batch} {number(state.bound)}", "cyan")]
                 if state.held_out is not None:
                     parts.append((f"{state.label} {number(state.held_out)}", "green"))
-                if state.best is not None and state.label.startswith("validation"):
+                if state.best is not None and state.chooses:
                     parts.append((f"best {number(state.best[0])} at step {state.best[1]:,}", "dim"))
                 yield _fit([*parts, ("nats a data point", "dim")], width)
         if self.interrupt.number:

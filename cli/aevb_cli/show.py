@@ -167,9 +167,8 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
         for scale in ("raw", "unit"):
             if result.get(f"test_bound_{scale}") is not None:
                 rows.append(("", f"{number(result[f'test_bound_{scale}'])} on the {scale} scale"))
-        if result.get("best_step") is not None:
-            best = f"step {number(result['best_step'])}"
-            rows.append(("best", best + (" by the test set: display only" if record["held_out"] == "test" else "")))
+        if result.get("best_step") is not None and record["held_out"] == "validation":
+            rows.append(("best", f"step {number(result['best_step'])}"))
     if data.get("lattice"):
         rows.append(("note", LATTICE))
     binarize = data.get("binarize") or record["config"].get("binarize")

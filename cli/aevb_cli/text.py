@@ -71,7 +71,9 @@ def _broken(line: str, width: int) -> list[str]:
 def _filled(body: str, width: int, head: str, hang: int | None = None) -> list[str]:
     below = " " * (len(head) if hang is None else hang)
     room = max(width, len(below) + 1, len(head) + 1)
-    glued = SIGN.sub(lambda found: found.group().replace(" ", "\0"), body)  # a sign and its number, or an assignment's sides, stay together
+    glued = SIGN.sub(
+        lambda found: found.group().replace(" ", "\0"), body
+    )  # a sign and its number, or an assignment's sides, stay together
     lines = textwrap.wrap(
         glued, room, initial_indent=head, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
     )
@@ -166,10 +168,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
         widths[wide] = narrow
     return "\n".join(
         indent
-        + (" " * gap).join(
+        + (" " * gap)
+        .join(
             cell.rjust(width) if i in right else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        )
+        .rstrip()
         for line in lines
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aevb_cli import display as displays
-from aevb_cli.boundary import one_line, warn
+from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt
 from aevb_cli.text import duration, echo_json, number, pairs, say, setting, table
 from aevb_engine.errors import AevbError, Stopped
@@ -22,6 +23,7 @@ Begin = Callable[[Any, Any], "tuple[RunFolder, Session, dict[str, Any]]"]
 
 def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bool) -> None:
     """Train with ``begin(display, stop)``, draw, and print the result."""
+    began = time.monotonic()
     with Interrupt() as interrupt:
         screen = displays.choose(interrupt, quiet=quiet, verbose=verbose)
         with screen:
@@ -46,7 +48,17 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
     if as_json:
         echo_json(result)
     elif not quiet:
-        say(summary(folder.path, result, drawn))
+        say(summary(folder.path, result, drawn, time.monotonic() - began))
+
+
+def show_done(folder: RunFolder, result: Mapping[str, Any], ended: str, *, as_json: bool, quiet: bool) -> None:
+    """What ``resume`` says of a run that ended before, which it leaves as it is."""
+    if as_json:
+        echo_json({**result, "resumed": False})
+    elif not quiet:
+        figures = sorted(folder.figures.glob("*.png")) if folder.figures.is_dir() else []
+        say(f"the run was done already, at {ended}: nothing was trained or drawn")
+        say(summary(folder.path, result, figures))
 
 
 def work_many(
@@ -55,6 +67,7 @@ def work_many(
     """The same for replicas: ``begin(display, stop, ended)`` calls ``ended`` with what it returns for ``work``."""
     from aevb_engine.experiment.replicas import summary as together
 
+    began = time.monotonic()
     with Interrupt() as interrupt:
         screen = displays.choose(interrupt, quiet=quiet, verbose=verbose)
         drawn: dict[Path, list[Path]] = {}
@@ -82,6 +95,8 @@ def work_many(
                 f"test bound over {len(found.runs)} seeds: {number(record['test_bound'])}, standard deviation "
                 f"{record['test_bound_sd']:.2f}"
             )
+    if not as_json and not quiet:
+        tell(f"{len(found.runs)} runs, {duration(time.monotonic() - began)} in all")
     found.check()
 
 
@@ -115,8 +130,8 @@ def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tup
         return [], one_line(f"the figures could not be drawn ({type(error).__name__}: {error})")
 
 
-def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
-    """The end of a run for people."""
+def summary(path: Path, result: Mapping[str, Any], figures: list[Path], seconds: float | None = None) -> str:
+    """The end of a run for people; ``seconds``: all that the user waited, with data, evaluations and figures."""
     place = quoted(_near(path))
     rows = bounds(result)
     if result.get("test_bound_k") is not None:
@@ -131,7 +146,8 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
     rows += [
         ("trained", f"{result['steps']:,} steps, {result['epochs']:.1f} epochs, {duration(result['seconds'])}"
                     + (f", {speed:,.0f} steps/s" if speed else "")
-                    + (", converged" if result["status"] == "converged" else "")),
+                    + (", converged" if result["status"] == "converged" else "")
+                    + (f"; {duration(seconds)} in all" if seconds is not None else "")),
         ("run", place),
     ]  # fmt: skip
     if figures:

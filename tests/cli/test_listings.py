@@ -145,6 +145,10 @@ def test_resume_compares_rows_whatever_the_data_set_says_of_its_file(process, pl
     assert first.returncode == 0, first.stderr
     resumed = process("resume", "r", "--quiet", "--no-figures", env=environment)
     assert resumed.returncode == 0, resumed.stderr
+    record = Path("r/run.json")
+    record.write_text(
+        record.read_text().replace('"status": "done"', '"status": "stopped"')
+    )  # a done one stays as it is
     source = site / "thirdparty.py"
     source.write_text(source.read_text().replace("np.full((rows, 3), value", "np.full((rows, 3), 2 * value"))
     changed = process("resume", "r", "--quiet", "--no-figures", env=environment)
