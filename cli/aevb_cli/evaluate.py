@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from aevb_cli import progress
+from aevb_cli import complete, progress
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
 from aevb_cli.text import duration, echo_json, grid, number, pairs, prose, say, table
@@ -24,7 +24,7 @@ UNITS = 12  # latent dimensions that are listed; -v lists all
     "  aevb-engine evaluate latest --method is,ais --rows 100 --bracket --json\n\n"
     "Defaults are in brackets. Nothing in the run's folder is changed.",
 )
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=complete.runs)
 @click.option("--method", "methods", multiple=True, metavar="NAME,...", cls=Section, section="Log-likelihood",
               help="is (importance sampling), ais (annealed importance sampling), hmc (KW appendix D) or none; repeat "
               "or separate by commas. [is; ais for a model without encoder]")  # fmt: skip
@@ -133,10 +133,8 @@ def _figures(record: dict[str, Any]) -> str:
     bound = record["bound"]
     if bound:
         lines.append(["  bound L^B", *_cells(bound), "lower"])
-        lines.append(
-            ["    reconstruction", number(bound["reconstruction"]), _error(bound["reconstruction_se"]), "", ""]
-        )
-        lines.append(["    - KL", number(bound["kl"]), _error(bound["kl_se"]), "", ""])
+        for title, key in (("reconstruction", "reconstruction"), ("- KL", "kl")):
+            lines.append([f"    {title}", number(bound[key]), _error(bound[f"{key}_se"]), "", ""])
     lines += [_estimate(e) for e in record["estimates"] if e["rows"] == count]
     lines += [[f"  {b['name']}", *_cells(b), "baseline"] for b in record["baselines"]]
     if record["truth"]:

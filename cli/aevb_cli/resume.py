@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from aevb_cli import complete
 from aevb_cli.options import CONTEXT, Command, progress_options
 
 
@@ -16,7 +17,7 @@ from aevb_cli.options import CONTEXT, Command, progress_options
     epilog="\b\nExamples:\n  aevb-engine resume latest\n"
     "  aevb-engine resume runs/20260101T120000Z-glyphs-bernoulli-0a1b2c",
 )
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=complete.runs)
 @click.option(
     "--exact", is_flag=True, help="Fail unless this machine and its libraries give the same bits as the first part."
 )

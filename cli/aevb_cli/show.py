@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aevb_cli import complete
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
 from aevb_cli.text import columns, duration, echo_json, number, pairs, say, setting, size, sparkline, table
-from aevb_engine.errors import AevbError
+from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment.atomic import quoted
 
 if TYPE_CHECKING:
@@ -29,17 +30,29 @@ LATTICE = (
     cls=Command,
     context_settings=CONTEXT,
     short_help="Show a run: bounds, course, configuration, files.",
-    epilog="\b\nExamples:\n  aevb-engine show latest\n  aevb-engine show runs/my-run --json",
+    epilog="\b\nExamples:\n  aevb-engine show latest\n  aevb-engine show runs/my-run --json\n"
+    "  aevb-engine show latest --csv eval > evaluations.csv",
 )
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=complete.runs)
+@click.option(
+    "--csv",
+    "cadence",
+    type=click.Choice(["train", "eval"]),
+    help="Print the metrics as CSV instead, in full precision: of training steps, or of evaluations.",
+)
 @json_option
 @verbose_option
 @debug_option
-def show(name: str, as_json: bool, verbose: bool) -> None:
+def show(name: str, cadence: str | None, as_json: bool, verbose: bool) -> None:
     """Show RUN (a folder, a name below runs/, or latest), also while it is training."""
     from aevb_engine.experiment.folder import RunFolder
 
+    if cadence and as_json:
+        raise UsageError("--csv and --json exclude each other; ask for one")
     folder = RunFolder.open(name)
+    if cadence:
+        click.echo(csv(folder, cadence))
+        return
     record = gather(folder)
     if as_json:
         echo_json(record)
@@ -47,6 +60,22 @@ def show(name: str, as_json: bool, verbose: bool) -> None:
     say(report(record, verbose=verbose))
     for line in record["warnings"]:
         warn(line)
+
+
+def csv(folder: RunFolder, cadence: str) -> str:
+    """The metrics of a cadence under the names of their columns; every number reads back as the same float64."""
+    from aevb_engine.experiment.log import read_safely
+
+    tables = read_safely(folder.metrics_path)
+    if cadence not in tables:
+        raise FileFormatError(f"{folder.metrics_path} holds no metrics called '{cadence}'; known: {', '.join(tables)}")
+    names, rows = tables[cadence]
+    whole = [name in ("step", "seen", "best") for name in names]
+    lines = [
+        ",".join(str(int(v)) if i and math.isfinite(v) else repr(v) for i, v in zip(whole, row, strict=True))
+        for row in rows.tolist()
+    ]
+    return "\n".join([",".join(names), *lines])
 
 
 def gather(folder: RunFolder) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from aevb_cli import progress
+from aevb_cli import complete, progress
 from aevb_cli.boundary import Interrupted, one_line
 from aevb_cli.options import CONTEXT, Command, Group, Section, debug_option
 from aevb_cli.run import NAMES, OPTIONS
@@ -44,7 +44,10 @@ def _shared(chosen: tuple[str, ...]) -> Callable[[F], F]:
         for name, section, text, kwargs in reversed(OPTIONS):
             if name in chosen:
                 names = NAMES.get(name, (name,))
-                function = click.option(*names, cls=Section, section=section, help=text, **kwargs)(function)
+                offer = complete.OPTIONS.get(name)
+                function = click.option(
+                    *names, cls=Section, section=section, help=text, shell_complete=offer, **kwargs
+                )(function)
         return function
 
     return declare
@@ -173,6 +176,7 @@ def _print(record: dict[str, Any]) -> None:
     "docs/evaluation.md for what is measured.",
 )
 @click.option("--objectives", default="elbo,wake-sleep,mcem", metavar="NAME,...", cls=Section, section="Study",
+              shell_complete=complete.several("objective"),
               help="Learners; differences are taken to the first. [elbo,wake-sleep,mcem]")  # fmt: skip
 @click.option("--train-rows", metavar="N,...", cls=Section, section="Study",
               help="Sizes of the training set: the first N rows of a permutation. [all]")  # fmt: skip

@@ -17,6 +17,7 @@ BARS = "▁▂▃▄▅▆▇█"
 LEAST = 16  # columns that a value needs beside its name, else it stands below
 NAME = re.compile(r" *\S.{,30}?  +(?=\S)")  # the name in a line of ``pairs``, with the gap after it
 
+# A sign with its number, and the sides of an assignment, which stay together.
 SIGN = re.compile(r"(?<![^ ])(\+-|-|=|\w =) (?=\S)")
 
 
@@ -51,7 +52,7 @@ def wrap(text: str, width: int | None) -> str:
 
 def prose(text: str) -> str:
     """Paragraphs of a docstring in a line each where the terminal's width decides; indented lines stay."""
-    return re.sub(r"(?<=\S)\n(?=\S)", " ", text) if columns() is not None else text
+    return re.sub(r"(?m)^(\S.*)\n(?=\S)", r"\1 ", text) if columns() is not None else text
 
 
 def _broken(line: str, width: int) -> list[str]:
@@ -71,9 +72,7 @@ def _broken(line: str, width: int) -> list[str]:
 def _filled(body: str, width: int, head: str, hang: int | None = None) -> list[str]:
     below = " " * (len(head) if hang is None else hang)
     room = max(width, len(below) + 1, len(head) + 1)
-    glued = SIGN.sub(
-        lambda found: found.group().replace(" ", "\0"), body
-    )  # a sign and its number, or an assignment's sides, stay together
+    glued = SIGN.sub(lambda found: found.group().replace(" ", "\0"), body)
     lines = textwrap.wrap(
         glued, room, initial_indent=head, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
     )
