@@ -25,7 +25,6 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("AEVB_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("COLUMNS", raising=False)  # nothing is wrapped unless a test asks for it
 
 
 @pytest.fixture
