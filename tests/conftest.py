@@ -27,6 +27,12 @@ from aevb_plugins.decoders.gaussian import Gaussian
 from aevb_plugins.optimizers.adam import Adam
 
 
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a command says is wrapped unless a test asks for it; workers are told the width of the terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes are named by their argument: a compressed file holds the time, so its bytes differ between the workers."""
     return argname if isinstance(val, bytes) else None

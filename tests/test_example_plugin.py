@@ -75,6 +75,17 @@ def test_its_own_tests_pass(installed: Path) -> None:
     assert "1 passed" in out
 
 
+def test_its_readmes_commands_are_whole(installed: Path) -> None:
+    """In its folder with pytest alone: neither the engine's options of pytest nor the plugins that these need."""
+    assert "python -m pip install -e . pytest\n" in (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    options = ["-q", "-p", "no:xdist", "-p", "no:timeout", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=EXAMPLE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
 def test_its_readme_names_what_it_holds() -> None:
     text = (EXAMPLE / "README.md").read_text(encoding="utf-8")
     for word in ("Head(", "Support(", "log_prob_backward", "check_likelihood(Laplace())", "aevb_engine.decoders"):

@@ -15,6 +15,7 @@ PACKAGES = {"aevb_engine": ROOT, "aevb_cli": ROOT / "cli", "aevb_plugins": ROOT 
 # Bottom to top: a module imports its own layer and those before it.
 LAYERS = [
     "errors",
+    "install",
     "registry",
     "jit",
     "kernel",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aevb_engine import jit, registry
+from aevb_engine import install, jit, registry
 from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.compiled.elementary import elementary
 from aevb_engine.compiled.likelihood import loop
@@ -42,7 +42,7 @@ def _with_numba() -> Iterator[None]:
     if not jit.available():
         if os.environ.get("AEVB_REQUIRE_JIT") == "1":
             pytest.fail("AEVB_REQUIRE_JIT=1: numba is not installed")
-        pytest.skip("numba is not installed; python -m pip install 'aevb-engine[jit]'")
+        pytest.skip(f"numba is not installed; {install.command('jit')}")
     yield
     jit.available.cache_clear()
 

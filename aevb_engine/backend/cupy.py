@@ -23,7 +23,6 @@ from aevb_engine.errors import BackendError
 from aevb_engine.operation import Operation, Rows
 
 OPTIONS = ("--std=c++17",)
-INSTALL = "python -m pip install 'aevb-engine[gpu]' (CUDA 13) or 'cupy-cuda12x[ctk]>=14' (CUDA 12)"
 
 
 class CupyBackend:
@@ -175,10 +174,10 @@ def open_cupy() -> Any:
         cupy = importlib.import_module("cupy")
     except ModuleNotFoundError as error:
         if error.name != "cupy":
-            raise BackendError(f"backend gpu: CuPy cannot be imported ({error}); reinstall it: {INSTALL}") from error
-        raise BackendError(f"backend gpu: CuPy is not installed; {INSTALL}, or use --backend cpu") from error
+            raise BackendError(f"backend gpu: CuPy cannot be imported ({error}); reinstall it: {mend()}") from error
+        raise BackendError(f"backend gpu: CuPy is not installed; {mend()}, or use --backend cpu") from error
     except ImportError as error:
-        raise BackendError(f"backend gpu: CuPy cannot be imported ({_line(error)}); reinstall it: {INSTALL}") from error
+        raise BackendError(f"backend gpu: CuPy cannot be imported ({_line(error)}); reinstall it: {mend()}") from error
     runtime = cupy.cuda.runtime
     try:
         driver = runtime.driverGetVersion()
@@ -203,9 +202,16 @@ def open_cupy() -> Any:
         cupy.RawModule(code='extern "C" __global__ void probe() {}', options=OPTIONS).get_function("probe")
     except Exception as error:  # CuPy has kinds of its own beside ImportError and RuntimeError
         raise BackendError(
-            f"backend gpu: a CUDA library is missing or fails ({_line(error)}); install CuPy with them: {INSTALL}"
+            f"backend gpu: a CUDA library is missing or fails ({_line(error)}); install CuPy with them: {mend()}"
         ) from error
     return cupy
+
+
+def mend() -> str:
+    """How CuPy is installed here."""
+    from aevb_engine import install  # what it needs takes long to import
+
+    return f"{install.command('gpu')} (CUDA 13) or python -m pip install 'cupy-cuda12x[ctk]>=14' (CUDA 12)"
 
 
 def _line(error: BaseException) -> str:

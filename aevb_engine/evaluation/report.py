@@ -150,9 +150,11 @@ def _described(found: Result, subject: Subject, dim: int, per_row: npt.NDArray[n
     sound = np.isfinite(found.values)
     values = found.values[sound]
     value, error = mean_and_error(values)
-    gap, gap_error = None, None
+    gap, gap_error, bound, bound_error = None, None, None, None
     if per_row is not None:
-        gap, gap_error = mean_and_error(values - per_row[: len(sound), 0][sound])
+        same = per_row[: len(sound), 0][sound]
+        gap, gap_error = mean_and_error(values - same)
+        bound, bound_error = mean_and_error(same)
     return {
         "method": found.method,
         "title": method.title,
@@ -170,6 +172,9 @@ def _described(found: Result, subject: Subject, dim: int, per_row: npt.NDArray[n
         "bits_per_dim": bits_per_dimension(value, dim, subject.measure),
         "above_bound": gap,
         "above_bound_se": gap_error,
+        "bound_of_rows": bound,
+        "bound_of_rows_se": bound_error,
+        "bound_of_rows_bits": bits_per_dimension(bound, dim, subject.measure),
         "effective_samples_median": _at(found.effective_samples, np.median),
         "effective_samples_min": _at(found.effective_samples, np.min),
         "pareto_k_median": _at(found.pareto_k, np.median),

@@ -72,6 +72,28 @@ class RunFolder:
                     raise UsageError(f"{shown(path)} exists and is not empty; choose another output or remove it")
 
     @classmethod
+    def check_place(cls, output: Path | None, root: Path = ROOT) -> None:
+        """What `create` would refuse, and a place that cannot be written: known before any data are loaded.
+
+        UsageError or StorageError. It is tried: a folder is made there and removed again.
+        """
+        place = Path(root) if output is None else Path(output)
+        if output is not None:
+            cls.check_free(place)
+        with atomic.storage_errors("create", place), _bad_paths(place):
+            existing = next(folder for folder in (place, *place.parents) if folder.exists())
+            trial = existing / f".aevb-{os.getpid()}-{secrets.token_hex(4)}"
+            reason = "" if existing.is_dir() else f"{shown(existing)} is not a folder"
+            try:
+                if not reason:
+                    trial.mkdir()
+                    trial.rmdir()
+            except FileNotFoundError:  # a file system of the kernel's
+                reason = f"nothing can be made in {shown(existing)}"
+            if reason:
+                raise StorageError(f"cannot create {shown(place)}: {reason}; choose another place")
+
+    @classmethod
     def create(cls, name: str, output: Path | None = None, root: Path = ROOT) -> RunFolder:
         """A new folder with a first run.json: `output` itself when given, else a fresh name below `root`.
 

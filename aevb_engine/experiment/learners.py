@@ -93,7 +93,7 @@ def learners_study(
     if plan.train_rows and min(plan.train_rows) < config.batch_size:
         raise UsageError(f"--train-rows {min(plan.train_rows)}: at least a minibatch ({config.batch_size}) is needed")
     if output is not None:
-        RunFolder.check_free(output)
+        RunFolder.check_place(output)
     study = _Study(without_length(config), plan, output, progress)
     try:
         study.run()

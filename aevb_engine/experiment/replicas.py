@@ -65,8 +65,7 @@ def start(
     runs = plan(config, replicas, vary)
     places = [None if output is None else output / r.folder for r in runs]
     for place in places:
-        if place is not None:
-            RunFolder.check_free(place)
+        RunFolder.check_place(place, root)
     display = display or Quiet()
     sessions = _prepared(runs, display)
     trained = _Trained(ended)

@@ -67,8 +67,7 @@ def start(
 ) -> tuple[RunFolder, Session, dict[str, Any]]:
     """Train from the beginning into a new run folder; returns folder, session and the result record."""
     display = display or Quiet()
-    if output is not None:
-        RunFolder.check_free(Path(output))
+    RunFolder.check_place(output, root)
     session = prepare(config, display.data)
     with begun(session, output, root=root, display=display, stop=stop) as recorder:
         return recorder.folder, session, train(recorder)
@@ -159,6 +158,20 @@ def resume(
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
 
 
+def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder, dict[str, Any], str] | None:
+    """Folder, result and time of the end of a run that has ended with all its steps; None where ``resume`` has work."""
+    folder = RunFolder.open(path, root)
+    record = folder.read_record()
+    result = record.get("result")
+    if record.get("status") not in ("done", "converged") or not result:
+        return None
+    checkpoint = CheckpointStore(folder.checkpoints).newest()
+    if checkpoint is None or checkpoint.step != record.get("step"):
+        return None  # what is lost is trained again, or said to be lost
+    when = str(checkpoint.meta.get("saved", "?"))[:19].replace("T", " ")
+    return folder, {**result, "run": str(folder.path)}, f"{when} UTC"
+
+
 @contextlib.contextmanager
 def _undone_on_failure(folder: RunFolder) -> Iterator[None]:
     """A run that cannot even begin its metrics (a full disk, say) leaves no folder behind."""
@@ -199,7 +212,7 @@ def train(recorder: Recorder) -> dict[str, Any]:
 
 def announce(recorder: Recorder) -> None:
     """Show what there is to say before training."""
-    for line in (*recorder.session.notes, *recorder.session.warnings):
+    for line in recorder.session.warnings:
         recorder.display.note(line)
     recorder.display.begin(recorder.folder, recorder.session)
 

@@ -136,7 +136,6 @@ def prepare(
     likelihood = facts.adapt(likelihood)
     warnings += facts.warnings
     backend, reason = choose(config.backend, config.threads)
-    notes = [*([reason] if reason else []), *said, *facts.notes]
     architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.dtype)
     model = Model(architecture, likelihood, backend)
     plan = Plan()
@@ -204,7 +203,7 @@ def prepare(
         data_hash=data_hash(dataset),
         facts=facts,
         warnings=warnings,
-        notes=notes,
+        notes=[*said, *facts.notes],
     )
 
 

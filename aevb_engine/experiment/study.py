@@ -44,7 +44,7 @@ def variance_study(
     if replicates < 4:
         raise UsageError(f"--replicates {replicates}: at least 4 are needed")
     if output is not None:
-        RunFolder.check_free(output)
+        RunFolder.check_place(output)
     steps = config.steps or 0
     session = prepare(replace(config, steps=config.steps or 1, epochs=None), progress)
     if not session.objective.has_encoder:

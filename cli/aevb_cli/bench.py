@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from aevb_cli.boundary import warn
 from aevb_cli.doctor import STEERING
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option
-from aevb_cli.text import echo_json
+from aevb_cli.text import columns, echo_json, records, say
 from aevb_engine.errors import UsageError, suggest
+
+HEAD = ("", "steps a second", "us a step", "products", "ratio")
+WIDTH = 72  # of the table
 
 
 @click.command(
@@ -41,11 +46,13 @@ def bench(workloads: str | None, threads: int | None, as_json: bool) -> None:
     threads = threads or physical_cores()
     warnings = [f"{v}={os.environ[v]} is set: OpenBLAS may run at half its speed" for v in STEERING if v in os.environ]
     timings = []
+    narrow = (columns() or WIDTH) < WIDTH
     if not as_json:
         for line in warnings:
-            click.echo(f"warning: {line}", err=True)
-        click.echo(f"{threads} thread{'s' if threads > 1 else ''}, compiled loops {'on' if jit.available() else 'off'}")
-        click.echo(f"{'':<28}{'steps a second':>16}{'us a step':>11}{'products':>10}{'ratio':>7}")
+            warn(line)
+        say(f"{threads} thread{'s' if threads > 1 else ''}, compiled loops {'on' if jit.available() else 'off'}")
+        if not narrow:
+            click.echo(line_of(HEAD))
     for timing in measure(names, threads):
         timings.append({
             "workload": timing.name,
@@ -55,7 +62,8 @@ def bench(workloads: str | None, threads: int | None, as_json: bool) -> None:
             "ratio_to_products": timing.ratio,
         })  # fmt: skip
         if not as_json:
-            click.echo(row(f"{timing.name} {WORKLOADS[timing.name]}", timings[-1]))
+            cells = row(f"{timing.name} {WORKLOADS[timing.name]}", timings[-1])
+            click.echo(records(HEAD, [cells]) if narrow else line_of(cells))
     if as_json:
         echo_json({
             "schema": 1,
@@ -67,9 +75,12 @@ def bench(workloads: str | None, threads: int | None, as_json: bool) -> None:
         })  # fmt: skip
 
 
-def row(title: str, found: dict[str, Any]) -> str:
+def row(title: str, found: dict[str, Any]) -> tuple[str, ...]:
     """One workload as people read it."""
-    return (
-        f"{title:<28}{found['steps_per_second']:>16,.0f}{found['us_per_step']:>11,.0f}{found['products_us']:>10,.0f}"
-        f"{found['ratio_to_products']:>7.2f}"
-    )
+    figures = (found[key] for key in ("steps_per_second", "us_per_step", "products_us"))
+    return title, *(f"{value:,.0f}" for value in figures), f"{found['ratio_to_products']:.2f}"
+
+
+def line_of(cells: Sequence[str]) -> str:
+    """A line of the table, whose other lines are not known yet."""
+    return cells[0].ljust(28) + "".join(c.rjust(w) for c, w in zip(cells[1:], (16, 11, 10, 7), strict=True))

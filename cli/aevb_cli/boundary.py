@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import click
 
+from aevb_cli.text import columns, wrap
 from aevb_engine.errors import AevbError, Stopped
 
 INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
@@ -97,9 +98,9 @@ def show_warning(
 
 
 def tell(line: str) -> None:
-    """A line on stderr, where that can be written: a reader that has gone does not end a run."""
+    """A line on stderr, wrapped on a terminal, where it can be written: a reader that has gone does not end a run."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(line, err=True)
+        click.echo(wrap(line, columns(sys.stderr)), err=True)
 
 
 def _fail(line: str, code: int, prefix: str = "error: ") -> int:

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
+from aevb_cli import complete
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option
-from aevb_cli.plugins import options_table
+from aevb_cli.plugins import options_table, sound
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import echo_json, pairs
+from aevb_cli.text import echo_json, pairs, say
 from aevb_engine.errors import AevbError
 
 DATA_DIR = click.option(
@@ -44,7 +45,7 @@ def list_(data_dir: str | None, as_json: bool) -> None:
             "name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "error": None,
         }  # fmt: skip
         try:
-            factory = registry.load("dataset", plugin.name)
+            factory = sound("dataset", plugin.name)
             entry |= {"summary": _summary(factory), "files": files(factory, data_dir)}
         except AevbError as error:
             entry |= {"summary": None, "files": [], "error": one_line(str(error))}
@@ -57,13 +58,13 @@ def list_(data_dir: str | None, as_json: bool) -> None:
         rows.append((entry["name"], f"broken: {entry['error']}" if entry["error"] else entry["summary"]))
         if entry["files"]:
             rows.append(("", _where(entry["files"])))
-    click.echo(pairs(rows))
-    click.echo("\nTrain with: aevb-engine run --dataset NAME")
+    say(pairs(rows))
+    say("\nTrain with: aevb-engine run --dataset NAME")
 
 
 @datasets.command("show", cls=Command, context_settings=CONTEXT, short_help="One data set: options, files, sources.",
                   epilog="\b\nExample:\n  aevb-engine datasets show mnist")  # fmt: skip
-@click.argument("name")
+@click.argument("name", shell_complete=complete.names("dataset"))
 @DATA_DIR
 @json_option
 @debug_option
@@ -71,7 +72,7 @@ def show(name: str, data_dir: str | None, as_json: bool) -> None:
     """Options, files and sources of the data set NAME; nothing is loaded."""
     from aevb_engine import registry
 
-    factory = registry.load("dataset", name)
+    factory = sound("dataset", name)
     options = options_table(registry.options(factory))
     entry: dict[str, Any] = {"name": name, "summary": _summary(factory), "options": options}
     entry["files"] = files(factory, data_dir)
@@ -83,12 +84,12 @@ def show(name: str, data_dir: str | None, as_json: bool) -> None:
     for file in entry["files"]:
         rows.append((file["name"], file["path"] or "not here; downloaded when needed"))
         rows += [("", url) for url in file["urls"]]
-    click.echo(pairs(rows))
+    say(pairs(rows))
 
 
 @datasets.command("fetch", cls=Command, context_settings=CONTEXT, short_help="Download a data set's files.",
                   epilog="\b\nExample:\n  aevb-engine datasets fetch mnist")  # fmt: skip
-@click.argument("name")
+@click.argument("name", shell_complete=complete.names("dataset"))
 @DATA_DIR
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @json_option
@@ -97,7 +98,7 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     """Download what is missing of the data set NAME and verify it."""
     from aevb_engine import registry
 
-    factory = registry.load("dataset", name)
+    factory = sound("dataset", name)
     source = registry.create("dataset", name)
     from aevb_engine.data.dataset import DataRequest
 
@@ -108,7 +109,7 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     if as_json:
         echo_json({"schema": 1, "name": name, "files": found})
     elif not found:
-        click.echo(f"{name} needs no files")
+        say(f"{name} needs no files")
     else:
         click.echo("\n".join(one_line(str(file["path"])) for file in found))
 

@@ -48,8 +48,10 @@ class State:
         self.label = "test (display only)"
         self.column, self.batch = 2, "batch"
         self.criterion = 2
-        self.began = time.monotonic()
         self.seconds = 0.0  # of training alone, in this process
+        self.eval_every: int | None = None
+        self._costs: list[float] = []  # seconds of the evaluations so far
+        self._told = time.monotonic()
         self._seconds_before: float | None = None
         self._seen = 0
 
@@ -62,7 +64,7 @@ class State:
             self.column, self.batch = 3, "batch reconstruction"
         if session.criterion != "bound":
             self.criterion, self.label = 3, f"{self.label} {session.criterion}"
-        self.began = time.monotonic()
+        self.eval_every = session.eval_every if session.held_out is not None else None
 
     def add(self, rows: Any, total: int, seconds: float) -> None:
         """Take in rows of TRAIN_COLUMNS."""
@@ -76,12 +78,19 @@ class State:
             before = 0.0 if self.bound is None else self.bound
             self.bound = before + (value - before) / self._seen
         self.step, self.total = int(rows[-1, 0]), total
+        self._told = time.monotonic()
 
     def evaluated(self, row: Any, is_best: bool) -> None:
         """Take in a row of EVAL_COLUMNS."""
+        self._costs.append(time.monotonic() - self._told)
         self.held_out = float(row[0, self.criterion])
         if is_best:
             self.best = (self.held_out, int(row[0, 0]))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the held-out curve tells the best step; the test set's does not."""
+        return self.label.startswith("validation")
 
     @property
     def rate(self) -> float | None:
@@ -90,9 +99,15 @@ class State:
 
     @property
     def left(self) -> float | None:
-        """Seconds to the last step at the present pace, evaluations included."""
-        done = self.step - self.first
-        return (time.monotonic() - self.began) * (self.total - self.step) / done if done > 0 else None
+        """Seconds to the end: the steps at their pace, and the evaluations to come at the cost of those before.
+
+        What happens once (the data, the first steps, a first evaluation that prepares the others) does not count.
+        """
+        if not self.rate:
+            return None
+        every, costs = self.eval_every, self._costs[1:] or self._costs
+        coming = -(-self.total // every) - self.step // every if every and self.step < self.total else 0
+        return (self.total - self.step) / self.rate + coming * (sorted(costs)[len(costs) // 2] if costs else 0.0)
 
     def loading(self) -> str:
         """The load under way, in words."""
@@ -156,7 +171,8 @@ class PlainScreen(Screen):
         super().begin(folder, session)
         self.state = State()  # not of the replica before
         self.state.begin(session)
-        self._line(introduction(session))
+        for line in (introduction(session), *session.notes):
+            self._line(line)
         self._line(f"run folder {one_line(str(folder.path))}")
         if self.verbose:
             self._line(settings(session))

@@ -14,7 +14,7 @@ import click
 
 from aevb_cli.boundary import one_line
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option
-from aevb_cli.text import echo_json, pairs, size
+from aevb_cli.text import echo_json, pairs, say, size
 from aevb_engine.errors import AevbError, BackendError
 
 STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they replace what OpenBLAS finds out about the processor
@@ -66,7 +66,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         echo_json(record)
     else:
-        click.echo(report(record))
+        say(report(record))
 
 
 def examine() -> dict[str, Any]:
@@ -138,6 +138,17 @@ def _space(path: Path) -> dict[str, Any]:
     return {"exists": path.exists(), "writable": os.access(existing, os.W_OK), "free_bytes": free}
 
 
+def _loops(facts: dict[str, Any]) -> str:
+    """Whether loops are compiled, and how to have them so."""
+    from aevb_engine import install
+
+    if facts["compiled loops"]:
+        return f"compiled by numba {facts['numba']}"
+    if facts["numba"] != "not installed":
+        return f"not compiled, as AEVB_JIT=0 asks; numba {facts['numba']} is there"
+    return f"not compiled; training is faster with numba (200 MB): {install.command('jit')}"
+
+
 def report(record: dict[str, Any]) -> str:
     """The record as people read it."""
     facts, gpu = record["environment"], record["gpu"]
@@ -153,6 +164,7 @@ def report(record: dict[str, Any]) -> str:
         ("processor", f"{facts['machine']}, {facts['cores']} logical cores"),
         ("BLAS", "; ".join(facts["blas"]) or "unknown"),
         ("threads", f"{workers}; BLAS itself is held to one"),
+        ("loops", _loops(facts)),
         ("GPU", usable),
     ]
     if not gpu["usable"] and gpu["devices"]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from aevb_cli import progress
+from aevb_cli import complete, progress
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
-from aevb_cli.text import duration, echo_json, number, pairs, table
+from aevb_cli.text import duration, echo_json, grid, number, pairs, prose, say, table
 from aevb_engine.errors import UsageError
 
 UNITS = 12  # latent dimensions that are listed; -v lists all
@@ -24,7 +24,7 @@ UNITS = 12  # latent dimensions that are listed; -v lists all
     "  aevb-engine evaluate latest --method is,ais --rows 100 --bracket --json\n\n"
     "Defaults are in brackets. Nothing in the run's folder is changed.",
 )
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=complete.runs)
 @click.option("--method", "methods", multiple=True, metavar="NAME,...", cls=Section, section="Log-likelihood",
               help="is (importance sampling), ais (annealed importance sampling), hmc (KW appendix D) or none; repeat "
               "or separate by commas. [is; ais for a model without encoder]")  # fmt: skip
@@ -71,7 +71,7 @@ def evaluate(name: str, methods: tuple[str, ...], as_json: bool, quiet: bool, ve
     if as_json:
         echo_json(record)
     elif not quiet:
-        click.echo(report(record, verbose=verbose))
+        say(report(record, verbose=verbose))
         for line in record["warnings"]:
             warn(line)
 
@@ -127,30 +127,47 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _figures(record: dict[str, Any]) -> str:
-    """Bound, estimates and baselines in one table."""
+    """Bound, estimates and baselines in one table; what is of other rows stands apart, beside the bound of those."""
+    count = record["rows_in_split"]
     lines = []
     bound = record["bound"]
     if bound:
-        lines.append(["bound L^B", *_cells(bound), "lower"])
-        lines.append(
-            ["  reconstruction", number(bound["reconstruction"]), _error(bound["reconstruction_se"]), "", "", ""]
-        )
-        lines.append(["  - KL", number(bound["kl"]), _error(bound["kl_se"]), "", "", ""])
-    lines += [
-        [f"log p(x), {e['title']}, K = {number(e['samples'])}", *_cells(e), e["side"]] for e in record["estimates"]
-    ]
-    lines += [[b["name"], *_cells(b), "baseline"] for b in record["baselines"]]
+        lines.append(["  bound L^B", *_cells(bound), "lower"])
+        for title, key in (("reconstruction", "reconstruction"), ("- KL", "kl")):
+            lines.append([f"    {title}", number(bound[key]), _error(bound[f"{key}_se"]), "", ""])
+    lines += [_estimate(e) for e in record["estimates"] if e["rows"] == count]
+    lines += [[f"  {b['name']}", *_cells(b), "baseline"] for b in record["baselines"]]
     if record["truth"]:
-        truth = {**record["truth"], "rows": record["rows_in_split"]}
-        lines.append(["log p_true(x)", *_cells(truth), "exact"])
+        lines.append(["  log p_true(x)", *_cells(record["truth"]), "exact"])
+    if lines:
+        lines.insert(0, [f"all {number(count)} rows", "", "", "", ""])
+    title = ""
+    for each in sorted((e for e in record["estimates"] if e["rows"] != count), key=_rows):
+        if title != _rows(each):
+            title = _rows(each)
+            lines.append([title, "", "", "", ""])
+            if each.get("bound_of_rows") is not None:
+                same = {"value": each["bound_of_rows"], "se": each["bound_of_rows_se"]}
+                lines.append(["  bound L^B", *_cells(same | {"bits_per_dim": each["bound_of_rows_bits"]}), "lower"])
+        lines.append(_estimate(each))
     if not lines:
         return ""
-    return table(["", "nats", "+- SE", "bits/dim", "rows", ""], lines, right=(1, 2, 3, 4))
+    return table(["", "nats", "+- SE", "bits/dim", "kind"], lines, right=(1, 2, 3))
+
+
+def _estimate(of: dict[str, Any]) -> list[str]:
+    return [f"  log p(x), {of['title']}, K = {number(of['samples'])}", *_cells(of), of["side"]]
+
+
+def _rows(of: dict[str, Any]) -> str:
+    """Which rows an estimate is of, where not all; those that one method refused are its own matter."""
+    first = f"the first {number(of['rows'] + of['refused'])} rows"
+    return f"{first} but {number(of['refused'])} that {of['method']} refused" if of["refused"] else first
 
 
 def _cells(of: dict[str, Any]) -> list[str]:
     bits = of.get("bits_per_dim")
-    return [number(of["value"]), _error(of["se"]), "-" if bits is None else f"{bits:.4f}", number(of["rows"])]
+    return [number(of["value"]), _error(of["se"]), "-" if bits is None else f"{bits:.4f}"]
 
 
 def _signed(value: float | None) -> str:
@@ -201,7 +218,7 @@ def _bracket(record: dict[str, Any]) -> str:
         return ""
     both = (found["acceptance_forward"], found["acceptance_reverse"])
     accepted = "; acceptance {:.2f} and {:.2f}".format(*both) if None not in both else ""  # one step moves nothing
-    return (
+    return prose(
         f"data drawn from the model ({number(found['rows'])} rows, {found['samples']} chains, "
         f"{number(found['temperatures'])} temperatures): log p(x) between "
         f"{number(found['forward'])} (forward) and {number(found['reverse'])} (reverse annealing),\n"
@@ -220,7 +237,7 @@ def _latent(record: dict[str, Any], *, verbose: bool) -> str:
         "KL by dimension, largest first"
     )
     cells = [f"z{j + 1} {latent['kl'][j]:.2f}" for j in shown]
-    lines = ["  " + "  ".join(f"{c:<11}" for c in cells[i : i + 6]).rstrip() for i in range(0, len(cells), 6)]
+    lines = grid([f"{c:<11}" for c in cells])
     if len(shown) < len(order):
         lines.append(f"  and {len(order) - len(shown)} more (-v)")
     return "\n".join([title, *lines])

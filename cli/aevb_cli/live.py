@@ -15,7 +15,7 @@ from rich.text import Text
 from aevb_cli.boundary import one_line
 from aevb_cli.display import STOPPING, Screen, State, introduction, settings
 from aevb_cli.signals import Interrupt, say
-from aevb_cli.text import duration, number
+from aevb_cli.text import duration, number, wrap
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder
@@ -61,7 +61,8 @@ class LiveScreen(Screen):
         self.state = State()  # not of the replica before
         self.state.begin(session)
         self.phase = "training"
-        self._print(introduction(session))
+        for line in (introduction(session), *session.notes):
+            self._print(line)
         self._print(f"run folder {folder.path}")
         if self.verbose:
             self._print(settings(session))
@@ -73,7 +74,8 @@ class LiveScreen(Screen):
         self.state.evaluated(row, is_best)
         if self.verbose:
             state = self.state
-            self._print(f"step {state.step:,}  {state.label} {number(state.held_out)}{'  best' if is_best else ''}")
+            best = "  best" if is_best and state.chooses else ""  # the test set's curve chooses nothing
+            self._print(f"step {state.step:,}  {state.label} {number(state.held_out)}{best}")
 
     def note(self, line: str) -> None:
         self._print(f"warning: {line}", style="yellow")
@@ -83,7 +85,7 @@ class LiveScreen(Screen):
 
     def _print(self, line: str, style: str = "dim") -> None:
         with contextlib.suppress(OSError):
-            self.console.print(Text(one_line(line), style=style), soft_wrap=True)
+            self.console.print(Text(wrap(one_line(line), self.console.width), style=style), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(options.max_width - 1, 1)
@@ -106,7 +108,7 @@ class LiveScreen(Screen):
                 parts = [(f"{state.batch} {number(state.bound)}", "cyan")]
                 if state.held_out is not None:
                     parts.append((f"{state.label} {number(state.held_out)}", "green"))
-                if state.best is not None and state.label.startswith("validation"):
+                if state.best is not None and state.chooses:
                     parts.append((f"best {number(state.best[0])} at step {state.best[1]:,}", "dim"))
                 yield _fit([*parts, ("nats a data point", "dim")], width)
         if self.interrupt.number:

@@ -79,6 +79,8 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     context_settings={**CONTEXT, "auto_envvar_prefix": "AEVB"},
     epilog="\b\nExamples:\n  aevb-engine run\n  aevb-engine run --dataset mnist --latent-dim 10 --epochs 20\n"
     "  aevb-engine show latest\n\n"
+    "\b\nCompletion after TAB (docs/runs.md):\n"
+    '  eval "$(_AEVB_ENGINE_COMPLETE=bash_source aevb-engine)"\n\n'
     "Exit codes: 0 done, 1 the work failed, 2 usage, 3 bad configuration or data, 4 corrupt file, 5 backend or plugin "
     "unusable, 70 internal error, 74 disk, 75 stopped and resumable, 130 and 143 second signal.",
 )

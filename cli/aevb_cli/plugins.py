@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from aevb_cli import complete
 from aevb_cli.boundary import one_line
 from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option, verbose_option
-from aevb_cli.text import echo_json, pairs, table
-from aevb_engine.errors import AevbError, UsageError, suggest
+from aevb_cli.text import echo_json, pairs, prose, say, table
+from aevb_engine.errors import AevbError, BackendError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from aevb_engine.registry import Kind
+
+# What a plugin of each kind makes; of a data set only ``load`` is asked.
+MADE: dict[Kind, str] = {
+    "decoder": "aevb_engine.model.likelihood:Likelihood",
+    "optimizer": "aevb_engine.training.optimizer:Optimizer",
+    "objective": "aevb_engine.objectives.base:Objective",
+    "dataset": "aevb_engine.data.dataset:DatasetPlugin",
+}
 
 
 @click.group(cls=Group, context_settings=CONTEXT, short_help="List and show plugins.",
@@ -34,7 +48,7 @@ def list_(as_json: bool, verbose: bool) -> None:
         for plugin in registry.plugins(kind):
             error = None
             try:
-                registry.load(kind, plugin.name)
+                sound(kind, plugin.name)
             except AevbError as problem:
                 error = one_line(str(problem))
             found.append({**vars(plugin), "error": error})
@@ -43,18 +57,18 @@ def list_(as_json: bool, verbose: bool) -> None:
         return
     head = ["kind", "name", "distribution", "version", "target"]
     rows = [[one_line(str(p[key])) for key in head] for p in found]
-    click.echo(table(head, rows))
+    say(table(head, rows))
     broken = [p for p in found if p["error"]]
     for p in broken:
-        click.echo(f"broken: {p['kind']} {p['name']}: {p['error']}")
+        say(f"broken: {p['kind']} {p['name']}: {p['error']}")
     if verbose:
-        click.echo(f"{len(found)} plugins, {len(broken)} broken")
+        say(f"{len(found)} plugins, {len(broken)} broken")
 
 
 @plugins.command("show", cls=Command, context_settings=CONTEXT, short_help="One plugin: its options and defaults.",
                  epilog="\b\nExample:\n  aevb-engine plugins show decoder gaussian")  # fmt: skip
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", shell_complete=complete.kind)
+@click.argument("name", shell_complete=complete.of_kind)
 @json_option
 @debug_option
 def show(kind: str, name: str, as_json: bool) -> None:
@@ -64,7 +78,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
     matching = next((k for k in registry.GROUPS if k == kind), None)
     if matching is None:
         raise UsageError(f"unknown kind '{kind}': {suggest(kind, registry.GROUPS)}")
-    factory = registry.load(matching, name)
+    factory = sound(matching, name)
     plugin = next(p for p in registry.plugins(matching) if p.name == name)
     options = options_table(registry.options(factory))
     description = inspect.getdoc(factory) or ""
@@ -74,9 +88,37 @@ def show(kind: str, name: str, as_json: bool) -> None:
     rows = [("kind", kind), ("name", name), ("target", plugin.target)]
     rows.append(("distribution", f"{plugin.distribution} {plugin.version}"))
     rows += [(f"-o {kind}.{o['name']}", f"{o['type']}, default {o['default']}") for o in options]
-    click.echo(pairs(rows))
+    say(pairs(rows))
     if description:
-        click.echo(f"\n{description}")
+        say(f"\n{prose(description)}")
+
+
+def sound(kind: Kind, name: str) -> Callable[..., Any]:
+    """The factory of a plugin that can be used: BackendError where what it makes is not of its kind."""
+    from aevb_engine import registry
+
+    factory = registry.load(kind, name)
+    module, _, called = MADE[kind].partition(":")
+    wanted = getattr(import_module(module), called)
+    article = "an" if called[0] in "AEIOU" else "a"
+    try:
+        asks = any(option.default is option.empty for option in registry.options(factory).values())
+    except Exception as error:  # annotations are code of the plugin's
+        raise BackendError(f"{kind} plugin '{name}': its options cannot be read: {error}; reinstall it") from error
+    if not asks:  # what it makes tells, whatever the factory is
+        made: object = registry.create(kind, name)
+        what = type(made)
+    elif isinstance(factory, type):
+        what = factory
+    else:
+        return factory
+    fits = callable(getattr(what, "load", None)) if kind == "dataset" else issubclass(what, wanted)
+    if not fits:
+        raise BackendError(
+            f"{kind} plugin '{name}' makes a {what.__name__}, not {article} {called}; correct its entry point, or "
+            "uninstall it"
+        )
+    return factory
 
 
 def options_table(options: Mapping[str, inspect.Parameter]) -> list[dict[str, str]]:

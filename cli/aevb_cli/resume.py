@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from aevb_cli import complete
 from aevb_cli.options import CONTEXT, Command, progress_options
 
 
@@ -16,7 +17,7 @@ from aevb_cli.options import CONTEXT, Command, progress_options
     epilog="\b\nExamples:\n  aevb-engine resume latest\n"
     "  aevb-engine resume runs/20260101T120000Z-glyphs-bernoulli-0a1b2c",
 )
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=complete.runs)
 @click.option(
     "--exact", is_flag=True, help="Fail unless this machine and its libraries give the same bits as the first part."
 )
@@ -24,13 +25,21 @@ from aevb_cli.options import CONTEXT, Command, progress_options
 def resume(name: str, exact: bool, as_json: bool, quiet: bool, verbose: bool, no_figures: bool) -> None:
     """Go on with RUN (a folder, a name below runs/, or latest) from its newest sound checkpoint.
 
-    The parameters at the end are those of an uninterrupted run, bit for bit, on the same machine and libraries.
+    The parameters at the end are those of an uninterrupted run, bit for bit, on the same machine and libraries. A run
+    that is done stays as it is, and is shown.
     """
-    from aevb_cli.work import work
+    from aevb_cli.work import show_done, work
+    from aevb_engine.experiment.run import finished
+
+    done = finished(name)
+    if done is not None:
+        show_done(*done, as_json=as_json, quiet=quiet)
+        return
 
     def begin(display: Any, stop: Any) -> Any:
         from aevb_engine.experiment.run import resume as go_on
 
-        return go_on(name, exact=exact, display=display, stop=stop)
+        folder, session, result = go_on(name, exact=exact, display=display, stop=stop)
+        return folder, session, {**result, "resumed": True}
 
     work(begin, as_json=as_json, quiet=quiet, verbose=verbose, figures=not no_figures)

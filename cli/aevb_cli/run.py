@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from aevb_cli import complete
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
 from aevb_engine.errors import UsageError
 
@@ -85,7 +86,10 @@ NAMES = {"-o": ("-o", "--option", "option"), "--json": ("--json", "as_json"), "-
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for name, section, text, kwargs in reversed(OPTIONS):
         names = NAMES.get(name, (name,))
-        function = click.option(*names, cls=Section, section=section, help=text, **kwargs)(function)
+        offer = complete.OPTIONS.get(name)
+        function = click.option(*names, cls=Section, section=section, help=text, shell_complete=offer, **kwargs)(
+            function
+        )
     return function
 
 

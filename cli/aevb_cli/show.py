@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aevb_cli import complete
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
-from aevb_cli.text import duration, echo_json, number, pairs, setting, size, sparkline, table
-from aevb_engine.errors import AevbError
+from aevb_cli.text import columns, duration, echo_json, number, pairs, say, setting, size, sparkline, table
+from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment.atomic import quoted
 
 if TYPE_CHECKING:
@@ -29,24 +30,52 @@ LATTICE = (
     cls=Command,
     context_settings=CONTEXT,
     short_help="Show a run: bounds, course, configuration, files.",
-    epilog="\b\nExamples:\n  aevb-engine show latest\n  aevb-engine show runs/my-run --json",
+    epilog="\b\nExamples:\n  aevb-engine show latest\n  aevb-engine show runs/my-run --json\n"
+    "  aevb-engine show latest --csv eval > evaluations.csv",
 )
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=complete.runs)
+@click.option(
+    "--csv",
+    "cadence",
+    type=click.Choice(["train", "eval"]),
+    help="Print the metrics as CSV instead, in full precision: of training steps, or of evaluations.",
+)
 @json_option
 @verbose_option
 @debug_option
-def show(name: str, as_json: bool, verbose: bool) -> None:
+def show(name: str, cadence: str | None, as_json: bool, verbose: bool) -> None:
     """Show RUN (a folder, a name below runs/, or latest), also while it is training."""
     from aevb_engine.experiment.folder import RunFolder
 
+    if cadence and as_json:
+        raise UsageError("--csv and --json exclude each other; ask for one")
     folder = RunFolder.open(name)
+    if cadence:
+        click.echo(csv(folder, cadence))
+        return
     record = gather(folder)
     if as_json:
         echo_json(record)
         return
-    click.echo(report(record, verbose=verbose))
+    say(report(record, verbose=verbose))
     for line in record["warnings"]:
         warn(line)
+
+
+def csv(folder: RunFolder, cadence: str) -> str:
+    """The metrics of a cadence under the names of their columns; every number reads back as the same float64."""
+    from aevb_engine.experiment.log import read_safely
+
+    tables = read_safely(folder.metrics_path)
+    if cadence not in tables:
+        raise FileFormatError(f"{folder.metrics_path} holds no metrics called '{cadence}'; known: {', '.join(tables)}")
+    names, rows = tables[cadence]
+    whole = [name in ("step", "seen", "best") for name in names]
+    lines = [
+        ",".join(str(int(v)) if i and math.isfinite(v) else repr(v) for i, v in zip(whole, row, strict=True))
+        for row in rows.tolist()
+    ]
+    return "\n".join([",".join(names), *lines])
 
 
 def gather(folder: RunFolder) -> dict[str, Any]:
@@ -167,9 +196,8 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
         for scale in ("raw", "unit"):
             if result.get(f"test_bound_{scale}") is not None:
                 rows.append(("", f"{number(result[f'test_bound_{scale}'])} on the {scale} scale"))
-        if result.get("best_step") is not None:
-            best = f"step {number(result['best_step'])}"
-            rows.append(("best", best + (" by the test set: display only" if record["held_out"] == "test" else "")))
+        if result.get("best_step") is not None and record["held_out"] == "validation":
+            rows.append(("best", f"step {number(result['best_step'])}"))
     if data.get("lattice"):
         rows.append(("note", LATTICE))
     binarize = data.get("binarize") or record["config"].get("binarize")
@@ -206,17 +234,17 @@ def _status(record: dict[str, Any]) -> str:
 
 def _curve(record: dict[str, Any]) -> str:
     """The held-out bound as a line of blocks and a few rows of a table."""
-    columns, rows = record["evaluations"]["columns"], record["evaluations"]["rows"]
+    names, rows = record["evaluations"]["columns"], record["evaluations"]["rows"]
     if not rows:
         return ""
     label = "validation" if record["held_out"] == "validation" else "test, display only"
-    known = [c for c in EVALUATIONS if c in columns and not all(math.isnan(row[columns.index(c)]) for row in rows)]
-    places = [columns.index(c) for c in known]
+    known = [c for c in EVALUATIONS if c in names and not all(math.isnan(row[names.index(c)]) for row in rows)]
+    places = [names.index(c) for c in known]
     what = "bound" if "bound" in known else "reconstruction"
-    bounds = [row[columns.index(what)] for row in rows]
+    bounds = [row[names.index(what)] for row in rows]
     last = len(rows) - 1
     chosen = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)}) if last >= ROWS else range(len(rows))
     shown = [[number(int(rows[i][0])), *(number(rows[i][p]) for p in places[1:])] for i in chosen]
-    title = f"held-out {what} ({label}), {len(rows)} evaluations  {sparkline(bounds)}".rstrip()
-    body = table([columns[p] for p in places], shown, right=range(len(places)))
-    return title + "\n" + "\n".join(f"  {line}" for line in body.splitlines())
+    course = min(40, (columns() or 80) - 4)
+    title = f"held-out {what} ({label}), {len(rows)} evaluations  {sparkline(bounds, course)}".rstrip()
+    return f"{title}\n{table([names[p] for p in places], shown, right=range(len(places)), indent='  ')}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from aevb_cli.boundary import Interrupted
+from aevb_cli.text import columns, wrap
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -59,4 +61,4 @@ class Interrupt:
 
 def say(text: str) -> None:
     """Write to stderr from a signal handler: past the buffers that the handler may have interrupted."""
-    os.write(2, text.encode())
+    os.write(2, wrap(text, columns(sys.stderr)).encode())

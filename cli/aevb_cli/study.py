@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from aevb_cli import progress
+from aevb_cli import complete, progress
 from aevb_cli.boundary import Interrupted, one_line
 from aevb_cli.options import CONTEXT, Command, Group, Section, debug_option
 from aevb_cli.run import NAMES, OPTIONS
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import echo_json, number, pairs
+from aevb_cli.text import echo_json, number, pairs, say, table
 from aevb_engine.errors import TrainingError, UsageError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Options of ``run`` that say what is studied.
@@ -47,7 +44,10 @@ def _shared(chosen: tuple[str, ...]) -> Callable[[F], F]:
         for name, section, text, kwargs in reversed(OPTIONS):
             if name in chosen:
                 names = NAMES.get(name, (name,))
-                function = click.option(*names, cls=Section, section=section, help=text, **kwargs)(function)
+                offer = complete.OPTIONS.get(name)
+                function = click.option(
+                    *names, cls=Section, section=section, help=text, shell_complete=offer, **kwargs
+                )(function)
         return function
 
     return declare
@@ -141,21 +141,28 @@ TITLES = {"elbo": "L^B", "elbo-mc": "L^A", "score-function": "score function"}
 
 def _print(record: dict[str, Any]) -> None:
     """A table of the cells, and where they are kept."""
-    table = _table("M", "L", "", "variance", "+- SE", "of the noise", "+- SE", "|mean|^2")
+    head = ("M", "L", "estimator", "variance", "+- SE", "of the noise", "+- SE", "|mean|^2")
+    rows = []
     for cell in record["cells"]:
         figures = (cell[key] for key in ("variance", "variance_se", "noise", "noise_se", "signal"))
-        table.add_row(
-            str(cell["batch"]), str(cell["samples"]), TITLES[cell["estimator"]], *(f"{value:.3g}" for value in figures)
-        )
-    _show(table)
-    click.echo(
+        mark = " *" if cell["signal"] < 0 else ""
+        name = TITLES[cell["estimator"]]
+        rows.append((str(cell["batch"]), str(cell["samples"]), name, *(f"{value:.3g}" for value in figures)))
+        rows[-1] = (*rows[-1][:-1], rows[-1][-1] + mark)
+    say(table(head, rows, right=(0, 1, *range(3, len(head)))))
+    say(
         "sums over the encoder's parameters of gradients of minus the mean bound; "
         f"{record['replicates']} minibatches of {record['rows']:,} rows"
     )
-    rows = [("numbers", one_line(f"{record['output']}/variance.json"))]
+    if any(cell["signal"] < 0 for cell in record["cells"]):
+        say(
+            "* |mean|^2 is what is left of the mean gradient's square once its own variance is taken off: below zero "
+            "by chance where the noise is larger than the mean, so 0 within its error; more --replicates tell more"
+        )
+    kept = [("numbers", one_line(f"{record['output']}/variance.json"))]
     if record["figure"]:
-        rows.append(("figure", one_line(record["figure"])))
-    click.echo(pairs(rows))
+        kept.append(("figure", one_line(record["figure"])))
+    say(pairs(kept))
 
 
 @study.command(
@@ -169,6 +176,7 @@ def _print(record: dict[str, Any]) -> None:
     "docs/evaluation.md for what is measured.",
 )
 @click.option("--objectives", default="elbo,wake-sleep,mcem", metavar="NAME,...", cls=Section, section="Study",
+              shell_complete=complete.several("objective"),
               help="Learners; differences are taken to the first. [elbo,wake-sleep,mcem]")  # fmt: skip
 @click.option("--train-rows", metavar="N,...", cls=Section, section="Study",
               help="Sizes of the training set: the first N rows of a permutation. [all]")  # fmt: skip
@@ -247,44 +255,29 @@ def _kept(output: Path, words: str = "interrupted; what was measured is kept") -
 
 def _print_learners(record: dict[str, Any]) -> None:
     """A table of all estimates for each size of the training set, and where they are kept."""
+    head = ("", "seen", "seconds", "test", "+- SE", "- first", "+- SE", "train")
     for size in dict.fromkeys(curve["train_rows"] for curve in record["curves"]):
-        table = _table("", "seen", "seconds", "test", "+- SE", "- first", "+- SE", "train")
+        rows = []
         for curve in record["curves"]:
             if curve["train_rows"] == size:
                 label = curve["objective"] + (" *" if curve["extension"] else "")
                 for e in curve["evaluations"]:
                     figures = [e["test"][key] for key in ("log_likelihood", "se", "above_first", "above_first_se")]
                     cells = map(number, (*figures, e["train"]["log_likelihood"]))
-                    table.add_row(label, f"{e['seen']:,}", f"{e['seconds']:.1f}", *cells)
-        click.echo(f"{size:,} training data points")
-        _show(table)
+                    rows.append((label, f"{e['seen']:,}", f"{e['seconds']:.1f}", *cells))
+        say(f"{size:,} training data points")
+        say(table(head, rows, right=range(1, len(head))))
     by = record["estimator"]
     evaluations = [e for curve in record["curves"] for e in curve["evaluations"]]
     errors = [e[split]["mc_se"] or 0.0 for e in evaluations for split in ("test", "train")]
-    click.echo(
+    say(
         f"log p(x) in nats a data point, by annealed importance sampling from the prior ({by['temperatures']} "
         f"temperatures, {by['chains']} chains) of {by['rows']} rows; Monte Carlo errors up to "
         f"{max(errors, default=0.0):.2f}; seconds of training; differences to {record['objectives'][0]} are paired"
     )
     if any(curve["extension"] for curve in record["curves"]):
-        click.echo("* Monte Carlo EM on minibatches: an extension, the original is not on-line (KW section 5)")
-    rows = [("numbers", one_line(f"{record['output']}/learners.json"))]
+        say("* Monte Carlo EM on minibatches: an extension, the original is not on-line (KW section 5)")
+    kept = [("numbers", one_line(f"{record['output']}/learners.json"))]
     if record["figure"]:
-        rows.append(("figure", one_line(record["figure"])))
-    click.echo(pairs(rows))
-
-
-def _table(*names: str) -> Table:
-    """A table whose columns are numbers under their names; the column without one is text."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="left" if name == "" else "right")
-    return table
-
-
-def _show(table: Table) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, width=500).print(table)  # a narrow terminal breaks lines, and cuts no number
+        kept.append(("figure", one_line(record["figure"])))
+    say(pairs(kept))

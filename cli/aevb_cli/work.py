@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from aevb_cli import display as displays
-from aevb_cli.boundary import one_line, warn
+from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import duration, echo_json, number, pairs, setting, table
+from aevb_cli.text import duration, echo_json, number, pairs, say, setting, table
 from aevb_engine.errors import AevbError, Stopped
 from aevb_engine.experiment.atomic import quoted
 
@@ -24,6 +23,7 @@ Begin = Callable[[Any, Any], "tuple[RunFolder, Session, dict[str, Any]]"]
 
 def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bool) -> None:
     """Train with ``begin(display, stop)``, draw, and print the result."""
+    began = time.monotonic()
     with Interrupt() as interrupt:
         screen = displays.choose(interrupt, quiet=quiet, verbose=verbose)
         with screen:
@@ -48,7 +48,17 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
     if as_json:
         echo_json(result)
     elif not quiet:
-        click.echo(summary(folder.path, result, drawn))
+        say(summary(folder.path, result, drawn, time.monotonic() - began))
+
+
+def show_done(folder: RunFolder, result: Mapping[str, Any], ended: str, *, as_json: bool, quiet: bool) -> None:
+    """What ``resume`` says of a run that ended before, which it leaves as it is."""
+    if as_json:
+        echo_json({**result, "resumed": False})
+    elif not quiet:
+        figures = sorted(folder.figures.glob("*.png")) if folder.figures.is_dir() else []
+        say(f"the run was done already, at {ended}: nothing was trained or drawn")
+        say(summary(folder.path, result, figures))
 
 
 def work_many(
@@ -57,6 +67,7 @@ def work_many(
     """The same for replicas: ``begin(display, stop, ended)`` calls ``ended`` with what it returns for ``work``."""
     from aevb_engine.experiment.replicas import summary as together
 
+    began = time.monotonic()
     with Interrupt() as interrupt:
         screen = displays.choose(interrupt, quiet=quiet, verbose=verbose)
         drawn: dict[Path, list[Path]] = {}
@@ -75,15 +86,17 @@ def work_many(
     if as_json:
         echo_json(record)
     elif not quiet and "combinations" in record:
-        click.echo(compared(record))
+        say(compared(record))
     elif not quiet:
         for folder, result in found.runs:
-            click.echo(f"seed {result['seed']}\n{summary(folder.path, result, drawn[folder.path])}\n")
+            say(f"seed {result['seed']}\n{summary(folder.path, result, drawn[folder.path])}\n")
         if record.get("test_bound_sd") is not None:
-            click.echo(
+            say(
                 f"test bound over {len(found.runs)} seeds: {number(record['test_bound'])}, standard deviation "
                 f"{record['test_bound_sd']:.2f}"
             )
+    if not as_json and not quiet:
+        tell(f"{len(found.runs)} runs, {duration(time.monotonic() - began)} in all")
     found.check()
 
 
@@ -117,8 +130,8 @@ def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tup
         return [], one_line(f"the figures could not be drawn ({type(error).__name__}: {error})")
 
 
-def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
-    """The end of a run for people."""
+def summary(path: Path, result: Mapping[str, Any], figures: list[Path], seconds: float | None = None) -> str:
+    """The end of a run for people; ``seconds``: all that the user waited, with data, evaluations and figures."""
     place = quoted(_near(path))
     rows = bounds(result)
     if result.get("test_bound_k") is not None:
@@ -133,7 +146,8 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path]) -> str:
     rows += [
         ("trained", f"{result['steps']:,} steps, {result['epochs']:.1f} epochs, {duration(result['seconds'])}"
                     + (f", {speed:,.0f} steps/s" if speed else "")
-                    + (", converged" if result["status"] == "converged" else "")),
+                    + (", converged" if result["status"] == "converged" else "")
+                    + (f"; {duration(seconds)} in all" if seconds is not None else "")),
         ("run", place),
     ]  # fmt: skip
     if figures:

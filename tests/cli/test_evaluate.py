@@ -1,6 +1,7 @@
 """``evaluate``: the numbers of a run from its folder, as text and as JSON, and every kind of bad input."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,40 @@ def test_text(train, call):
         assert words in result.stdout
     assert result.stderr == ""
     assert call("evaluate", "r", "--samples", "30", "--quiet").stdout == ""
+
+
+def test_estimates_of_other_rows_stand_beside_the_bound_of_the_same_rows(train, call, record):
+    """No column holds numbers of different rows without saying so."""
+    train("--output", "r")
+    args = ("r", "--samples", "is=50,ais=2", "--method", "is,ais", "--rows", "5", "--temperatures", "3")
+    found = record(*args)
+    for each in found["estimates"]:
+        assert each["bound_of_rows"] == pytest.approx(each["value"] - each["above_bound"], rel=1e-9)
+        assert each["bound_of_rows_se"] != found["bound"]["se"]
+    first = found["estimates"][0]
+    assert first["bound_of_rows_bits"] == pytest.approx(-first["bound_of_rows"] / 50 / np.log(2))
+    lines = call("evaluate", *args).stdout.splitlines()
+    every, some = lines.index("all 100 rows"), lines.index("the first 5 rows")
+    end = lines.index("", some)
+    titles = [re.split(r"  +", line.strip())[0] for line in lines[every:end]]
+    assert titles == [
+        "all 100 rows", "bound L^B", "reconstruction", "- KL", "independent Bernoulli", "log p_true(x)",
+        "the first 5 rows", "bound L^B", "log p(x), importance sampling, K = 50",
+        "log p(x), annealed importance sampling, K = 2",
+    ]  # fmt: skip
+    assert f" {first['bound_of_rows']:.2f} " in lines[some + 1]
+    whole = call("evaluate", "r", "--samples", "50").stdout
+    assert "the first" not in whole
+    assert whole.count("bound L^B") == 1
+
+
+def test_rows_that_a_method_refused_are_left_out_of_its_bound_too(train, record):
+    train("--output", "r")
+    found = record("r", "--samples", "50", "--rows", "5")
+    found["estimates"][0] |= {"rows": 3, "refused": 2, "method": "hmc", "bound_of_rows": -77.0}
+    text = report(found, verbose=False)
+    assert "the first 5 rows but 2 that hmc refused" in text
+    assert "-77.00" in text
 
 
 def test_methods(train, record):

@@ -84,6 +84,44 @@ def test_broken_plugin_is_listed_with_its_reason(process, plugin, source, words)
     assert "gaussian" in listed.stdout
 
 
+WRONG = """
+class Thing: pass
+class Asks:
+    def __init__(self, *, path: str): ...
+def make(): return Thing()
+class Half:
+    def __init__(self, *, x: "NoSuchName" = 1): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "words"),
+    [
+        ("decoder", "Thing", "makes a Thing, not a Likelihood"),
+        ("decoder", "Asks", "makes a Asks, not a Likelihood"),
+        ("optimizer", "Thing", "makes a Thing, not an Optimizer"),
+        ("objective", "make", "makes a Thing, not an Objective"),
+        ("dataset", "Thing", "makes a Thing, not a DatasetPlugin"),
+        ("optimizer", "Half", "its options cannot be read: name 'NoSuchName'"),
+    ],
+)
+def test_a_plugin_of_a_wrong_class_is_listed_as_broken(process, plugin, kind, target, words):
+    site = plugin({f"{kind}s": {"wrong": f"thirdparty:{target}"}}, WRONG)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    listed = process("plugins", "list", env=environment)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    (line,) = [line for line in listed.stdout.splitlines() if line.startswith("broken: ")]
+    assert line.startswith(f"broken: {kind} wrong: {kind} plugin 'wrong'")
+    assert words in line
+    shown = process("plugins", "show", kind, "wrong", env=environment)
+    assert (shown.returncode, shown.stdout, len(shown.stderr.splitlines())) == (5, "", 1)
+    assert words in shown.stderr
+    if kind == "dataset":
+        assert f"broken: {line.split(': ', 2)[2]}" in process("datasets", "list", env=environment).stdout
+        for command in ("show", "fetch"):
+            assert process("datasets", command, "wrong", env=environment).returncode == 5
+
+
 def test_broken_plugin_breaks_only_itself(process, plugin, small):
     site = plugin({"decoders": {"broken": "thirdparty:Broken"}, "datasets": {"broken": "thirdparty:Broken"}}, "1 / 0")
     environment = {**os.environ, "PYTHONPATH": str(site)}
@@ -144,6 +182,9 @@ def test_resume_compares_rows_whatever_the_data_set_says_of_its_file(process, pl
     assert first.returncode == 0, first.stderr
     resumed = process("resume", "r", "--quiet", "--no-figures", env=environment)
     assert resumed.returncode == 0, resumed.stderr
+    record = Path("r/run.json")
+    # One that is done would stay as it is.
+    record.write_text(record.read_text().replace('"status": "done"', '"status": "stopped"'))
     source = site / "thirdparty.py"
     source.write_text(source.read_text().replace("np.full((rows, 3), value", "np.full((rows, 3), 2 * value"))
     changed = process("resume", "r", "--quiet", "--no-figures", env=environment)

@@ -1,7 +1,9 @@
 """``run``: its object, its summary, what it leaves, and which value of an option counts."""
 
+import errno
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,72 @@ def test_summary_goes_to_stdout_and_progress_to_stderr(call, small):
     assert "aevb-engine show 'my run'" in result.stdout
     assert "test (display only)" in result.stderr
     assert "step" not in result.stdout.replace("steps", "")
+
+
+def test_the_summary_says_how_long_it_took_in_all(call, small, monkeypatch):
+    """With data, evaluations and figures; of replicas once, for all of them."""
+    figures = pytest.importorskip("aevb_engine.experiment.figures")
+
+    def draw(*_):
+        time.sleep(0.3)
+        return []
+
+    monkeypatch.setattr(figures, "draw", draw)
+    result = call("run", *small, "--steps", "10")
+    seconds, whole = re.search(r"epochs, (\d+\.\d) s, .*; (\d+\.\d) s in all$", result.stdout, re.MULTILINE).groups()
+    assert float(whole) >= 0.3
+    assert float(seconds) < 0.3
+    many = call("run", *small, "--steps", "10", "--replicas", "2").stderr
+    assert re.search(r"^2 runs, \d+\.\d s in all$", many, re.MULTILINE)
+    assert many.count("in all") == 1
+
+
+PLACES = (
+    ("--output", "file/r"),
+    ("--output", "/proc/r"),
+    ("--output", "/proc/r", "--replicas", "2"),
+    (),
+    ("--vary", "lr=1,2"),
+)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write")
+@pytest.mark.parametrize("args", PLACES)
+def test_a_place_that_cannot_be_written_is_known_before_the_data_are_drawn(one_error, small, monkeypatch, args):
+    _no_data(monkeypatch)
+    Path("file").touch()
+    if "--output" not in args:
+        Path("runs").touch()
+    assert "choose another place" in one_error(74, "run", *small, *args)
+
+
+@pytest.mark.parametrize("command", [("run",), ("study", "variance"), ("study", "learners")])
+def test_a_folder_without_permission_is_known_before_the_data_are_drawn(one_error, small, monkeypatch, command):
+    """Root may write anywhere, so the system's answer is made up."""
+    _no_data(monkeypatch)
+    make = Path.mkdir
+
+    def mkdir(self, *args, **kwargs):
+        if self.parent.resolve() == Path.cwd():
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert "Permission denied; make the place writable" in one_error(74, *command, *small, "--output", "new/r")
+
+
+def _no_data(monkeypatch):
+    from aevb_plugins.datasets.simulated import SimulatedBinary
+
+    def load(*_):
+        raise AssertionError("the data were drawn")
+
+    monkeypatch.setattr(SimulatedBinary, "load", load)
+
+
+def test_a_run_without_a_gpu_warns_of_nothing(call, small):
+    result = call("run", *small, "--steps", "5", "--no-figures")
+    assert "warning" not in result.stderr
 
 
 def test_quiet_says_nothing(call, small):

@@ -1,9 +1,17 @@
 """``show``: a run from its folder alone, whatever has become of it."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+
 from aevb_cli.text import duration, number, size, sparkline
+from aevb_engine.experiment.log import MetricsLog, read
+from aevb_engine.training.loop import EVAL_COLUMNS
+from aevb_engine.training.trainer import TRAIN_COLUMNS
 
 
 def test_finished_run(call, train):
@@ -36,6 +44,73 @@ def test_json(call, train):
     assert [row[0] for row in record["evaluations"]["rows"]] == [5, 10, 15, 20, 25, 30]
     assert record["checkpoints"][-1]["step"] == 30
     assert record["result"]["steps"] == 30
+
+
+def test_csv_reads_back_to_the_same_numbers(call, train):
+    train("--output", "r", "--eval-every", "5")
+    for name, count in (("train", 30), ("eval", 6)):
+        shown = call("show", "r", "--csv", name)
+        assert (shown.exit_code, shown.stderr) == (0, "")
+        head, *lines = shown.stdout.splitlines()
+        columns, rows = read("r/metrics.h5")[name]
+        assert head.split(",") == list(columns)
+        assert len(lines) == count
+        assert np.array_equal(np.array([[float(v) for v in line.split(",")] for line in lines]), rows)
+        assert lines[0].split(",")[0] == ("1" if name == "train" else "5")
+
+
+def test_csv_of_what_an_objective_does_not_define(call, train):
+    train("--output", "r", "--objective", "autoencoder")
+    assert ",nan," in call("show", "r", "--csv", "train").stdout.splitlines()[1]
+
+
+def test_csv_that_cannot_be(one_error, train):
+    train("--output", "r")
+    assert "exclude each other" in one_error(2, "show", "r", "--csv", "eval", "--json")
+    assert "--csv" in one_error(2, "show", "r", "--csv", "steps")
+    Path("r/metrics.h5").write_bytes(b"nothing")
+    assert "metrics.h5" in one_error(4, "show", "r", "--csv", "eval")
+
+
+def test_the_documented_reader_sees_what_a_writer_adds(tmp_path):
+    """The code of docs/runs.md beside an open log, and after the file has been replaced."""
+    text = (Path(__file__).parents[2] / "docs/runs.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    path = tmp_path / "metrics.h5"
+    code = code.replace("runs/my-run/metrics.h5", str(path))
+    columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
+    for name, of in columns.items():
+        cells = re.search(rf"^\| `{name}` \| (.*) \|$", text, re.MULTILINE)[1]
+        assert tuple(re.findall(r"`(\w+)`", cells)) == of
+    with MetricsLog.create(path, columns) as log:
+        log.append("eval", np.arange(7.0))
+        log.commit()
+        assert _printed(code) == ["0.0", "5.0", "False"]
+    copied = "    __import__('shutil').copy(path, path + '.new'); os.replace(path + '.new', path)\n"
+    assert _printed(code.replace("    replaced =", f"{copied}    replaced =")) == ["0.0", "5.0", "True"]
+
+
+def _printed(code):
+    """By a process of its own: HDF5 opens no file twice in two ways."""
+    code = code.replace("print(dict(zip(columns, rows[-1])))", "found = dict(zip(columns, rows[-1]))")
+    code += "\nprint(found['step'], found['bound_se'], replaced)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_best_step_of_the_test_set_is_not_called_so(call, train):
+    """As older records have one."""
+    train("--output", "r", "--eval-every", "5")
+    assert "best" not in call("show", "r", "-v").stdout
+    path = Path("r/run.json")
+    record = json.loads(path.read_text())
+    record["result"]["best_step"] = 10
+    path.write_text(json.dumps(record))
+    assert "best" not in call("show", "r", "-v").stdout
+    record["held_out"] = "validation"
+    path.write_text(json.dumps(record))
+    assert "best         step 10" in call("show", "r").stdout
 
 
 def test_by_name_and_latest(call, train):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aevb_cli.study import _print
 from aevb_engine.evaluation import ais
 
 ARGS = ("--minibatch", "4,8", "--latent-samples", "1,2", "--replicates", "8")
@@ -29,6 +30,19 @@ def test_numbers_and_figure_are_kept(call, small):
     assert (record["steps"], record["seed"], record["hidden"], len(record["cells"])) == (5, 3, [20], 12)
     assert {c["estimator"] for c in record["cells"]} == {"elbo", "elbo-mc", "score-function"}
     assert Path("v/variance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_square_below_zero_is_explained(capsys):
+    cell = {"batch": 4, "samples": 1, "estimator": "elbo", "variance": 2.0, "variance_se": 0.1, "noise": 1.0}
+    cell |= {"noise_se": 0.1, "signal": 0.5}
+    record = {"replicates": 4, "rows": 300, "output": "v", "figure": None, "cells": [cell]}
+    _print(record)
+    assert "*" not in capsys.readouterr().out
+    _print({**record, "cells": [cell, {**cell, "signal": -0.25}]})
+    out = capsys.readouterr().out
+    assert "-0.25 *" in out
+    assert "0.5 *" not in out
+    assert "0 within its error" in out.split("* |mean|^2", 1)[1]
 
 
 def test_json_is_what_is_kept(call, small):

@@ -62,16 +62,9 @@ def check_draws(draws: np.ndarray) -> None:
 def test_the_first_command(named: None, tmp_path: Path) -> None:
     """Draws have the means, spreads and correlations of the table; the bound is that of the table's own units: above
     independent columns by what one factor explains, below the truth."""
-    notes: list[str] = []
-
-    class Notes(run.Quiet):
-        def note(self, line: str) -> None:
-            notes.append(line)
-
-    folder, session, result = run.start(config(), tmp_path / "r", display=Notes())
-    assert any(re.match(r"columns have means .* and spreads 0\.\d+ to \S+: standardized", line) for line in notes), (
-        notes
-    )
+    folder, session, result = run.start(config(), tmp_path / "r")
+    (note,) = session.notes
+    assert re.match(r"columns have means .* and spreads 0\.\d+ to \S+: standardized", note)
     assert result["warnings"] == []
     check_draws(apply.sample(session.model, 2000))
     covariance = 0.2 * np.eye(4) + 0.8
