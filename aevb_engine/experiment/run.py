@@ -113,7 +113,7 @@ def resume(
         record = folder.read_record()
         if "config" not in record:
             raise FileFormatError(f"{folder.path} holds no configuration: it ended before training began; start anew")
-        config = RunConfig.from_mapping(record["config"], str(folder.record_path))
+        config = RunConfig.of_record(record, str(folder.record_path))
         now = environment()
         other = differences(record.get("environment") or {}, now)
         if other:

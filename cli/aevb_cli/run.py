@@ -24,8 +24,8 @@ def _choice(*names: str) -> dict[str, Any]:
 # Name, section, help, and what click needs. Defaults are those of RunConfig; a test compares the words in brackets.
 OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--dataset", "Data", "Data set; see `aevb-engine datasets list`. [glyphs]", {"metavar": "NAME"}),
-    ("--data-dir", "Data", "Folder with data files; missing ones are downloaded into it. [the user's cache]",
-     {"metavar": "DIR", "envvar": "AEVB_DATA_DIR"}),
+    ("--data-dir", "Data", "Folder with data files, one that exists; missing files are downloaded into it. "
+     "[the user's cache]",     {"metavar": "DIR", "envvar": "AEVB_DATA_DIR"}),
     ("--offline", "Data", "Never download.", FLAG),
     ("--binarize", "Data", "How grey pixels become 0 or 1; dynamic: a fresh draw each step. [set by the data]",
      _choice("none", "threshold", "static", "dynamic")),
