@@ -65,8 +65,8 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--threads", "Machine", "[as many as pay]", {"type": int, "metavar": "N"}),
     ("--replicas", "Machine", "Train from so many seeds, --seed and those after it, each into a folder of its own; in "
      "one kernel under --trainer persistent. [1]", {"type": int, "metavar": "N"}),
-    ("--vary", "Machine", "Train with each of these values of an option, and with all combinations where it is "
-     "repeated; as --replicas, and with it.", {"metavar": "KEY=V1,V2", "multiple": True}),
+    ("--vary", "Machine", "Train with each of these values of an option, of a plugin's as KIND.KEY, and with all "
+     "combinations where it is repeated; as --replicas, and with it.", {"metavar": "KEY=V1,V2", "multiple": True}),
     ("--config", "Configuration", "TOML file with any of these options by name.", {"metavar": "FILE.toml"}),
     ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, and so for optimizer, objective, dataset; repeat "
      "for more. See `aevb-engine plugins show`.", {"metavar": "KIND.KEY=VALUE", "multiple": True}),

@@ -94,6 +94,27 @@ def test_varied_runs_end_in_a_table(call, small):
     assert [line.split()[:2] for line in lines[7:]] == [["8", "2"], ["none", "2"]]
 
 
+def test_options_of_plugins_are_varied(call):
+    """Written as for -o, into the same configuration; an option that is not varied stays."""
+    options = ("--dataset", "simulated-normal", "-o", "dataset.train=60", "-o", "dataset.test=20", "--hidden", "4",
+               "--steps", "3", "--batch-size", "20", "--objective", "beta", "--no-figures",
+               "--json", "--quiet")  # fmt: skip
+    vary = ("--vary", "objective.beta=1,4", "--vary", "decoder.min-logvar=-7,none", "--vary", "latent-dim=2,3")
+    result = call("run", *options, *vary, "-o", "objective.warmup=2", "--output", "all")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert [r["varied"] for r in record["replicas"]] == [
+        {"objective.beta": b, "decoder.min_logvar": f, "latent-dim": z}
+        for b in (1.0, 4.0) for f in (-7.0, None) for z in (2, 3)
+    ]  # fmt: skip
+    place = Path("all/objective.beta-4-decoder.min_logvar-none-latent-dim-3-seed-0")
+    alone = call("run", *options, "-o", "objective.beta=4", "-o", "decoder.min_logvar=none", "--latent-dim", "3",
+                 "-o", "objective.warmup=2", "--output", "alone")  # fmt: skip
+    assert json.loads(alone.stdout)["test_bound"] == record["replicas"][-1]["test_bound"]
+    configs = [json.loads((p / "run.json").read_text())["config"] for p in (place, Path("alone"))]
+    assert configs[0] == configs[1]
+
+
 @pytest.mark.parametrize(
     ("vary", "words"),
     [
@@ -110,6 +131,13 @@ def test_varied_runs_end_in_a_table(call, small):
         ("optimizer=adam,adamm", "did you mean 'adam'"),
         ("lr-schedule=constant,linear", "linear"),
         ("batch-size=10,301", "301"),
+        ("objectiv.beta=1,2", "did you mean 'objective'"),
+        ("objective.beta=1,2", "objective 'elbo' has no option 'beta'"),
+        ("optimizer.beta3=0.9", "did you mean 'beta"),
+        ("optimizer.beta1=0.9,x", "optimizer.beta1=x: a value of type float is needed"),
+        ("optimizer.beta1=0.9,2", "beta1"),
+        ("optimizer.beta1=0.9,0.90", "optimizer.beta1: the value 0.90 is there twice"),
+        ("dataset.=1", "write KEY=V1,V2"),
         ("seed=" + ",".join(map(str, range(1001))), "1001 runs; at most 1000"),
     ],
 )

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,22 @@ def test_varied_side_by_side_each_is_as_alone(gpu: str, tmp_path: Path, monkeypa
         monkeypatch.setattr(sys.modules["cupy"], "MULTIPROCESSORS", 9)
     found = start(SIDE_BY_SIDE, None, tmp_path / "all", vary=VARY, display=NoNotes())
     assert_varied_as_alone(SIDE_BY_SIDE, found, tmp_path)
+
+
+def test_varied_options_of_plugins_side_by_side(gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if gpu == "double":
+        monkeypatch.setattr(sys.modules["cupy"], "MULTIPROCESSORS", 9)
+    config = replace(SIDE_BY_SIDE, objective="beta")
+    vary = {"objective.beta": ("1", "4"), "optimizer.beta1": ("0.9", "0.5")}
+    found = start(config, None, tmp_path / "all", vary=vary)
+    for (_, session, result), (beta, first) in zip(found, product(*vary.values()), strict=True):
+        assert result["varied"] == {"objective.beta": float(beta), "optimizer.beta1": float(first)}
+        assert result["trainer"] == "persistent"
+        more = replace(config, objective_options={"beta": beta}, optimizer_options={"beta1": first})
+        _, alone, _ = run.start(more, tmp_path / f"alone-{beta}-{first}")
+        for name, array in alone.trainer.arrays().items():
+            np.testing.assert_array_equal(array, session.trainer.arrays()[name], err_msg=name)
+    assert len({session.trainer.arrays()["theta"].tobytes() for _, session, _ in found}) == 4
 
 
 def block_launches(double: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
