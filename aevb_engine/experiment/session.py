@@ -175,7 +175,7 @@ def prepare(
             model, test_rows, objective_name="iwae", samples=config.samples, seed=config.seed, threads=threads,
             batch=max(20, 500 // config.samples),
         )  # fmt: skip
-    total, every = _lengths(config, trainer.count, chosen.updates)
+    total, every = lengths(config, trainer.count, chosen.updates)
     return Session(
         config=config,
         dataset=dataset,
@@ -263,7 +263,7 @@ def _resident(backend: Backend, model: Model, rows: npt.NDArray[Any], scale: flo
     return ResidentRows(Buffer("data", backend.upload(data)), scale, dynamic)
 
 
-def _lengths(config: RunConfig, count: int, updates: int) -> tuple[int, int]:
+def lengths(config: RunConfig, count: int, updates: int) -> tuple[int, int]:
     """Steps in all, and between evaluations: an epoch, but at least ten evaluations a run.
 
     An epoch passes all data points once, whatever the number of ``updates`` that a batch is used for.

@@ -93,7 +93,7 @@ def plan(config: RunConfig, replicas: int | None, vary: Mapping[str, Sequence[st
 
 def _with(config: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration with these values, and each as its option takes it; UsageError where one does not."""
-    varied = {key: None if "." in key else _value(key, text) for key, text in texts.items()}
+    varied: dict[str, Any] = {key: None if "." in key else _value(key, text) for key, text in texts.items()}
     chosen = replace(config, **{key.replace("-", "_"): value for key, value in varied.items() if "." not in key})
     of_plugins = [key for key in texts if "." in key]
     for key in of_plugins:

@@ -12,25 +12,39 @@ from aevb_cli.options import CONTEXT, Command, progress_options
 @click.command(
     cls=Command,
     context_settings=CONTEXT,
-    short_help="Go on with a run that was stopped or killed.",
+    short_help="Go on with a run that was stopped or killed, or lengthen it.",
     epilog="\b\nExamples:\n  aevb-engine resume latest\n"
+    "  aevb-engine resume latest --steps 20000\n"
     "  aevb-engine resume runs/20260101T120000Z-glyphs-bernoulli-0a1b2c",
 )
 @click.argument("name", metavar="RUN")
 @click.option(
     "--exact", is_flag=True, help="Fail unless this machine and its libraries give the same bits as the first part."
 )
+@click.option("--steps", type=int, metavar="N", help="The length from now on: steps in all, those done among them.")
+@click.option("--epochs", type=float, metavar="N", help="The same in passes over the training rows.")
 @progress_options
-def resume(name: str, exact: bool, as_json: bool, quiet: bool, verbose: bool, no_figures: bool) -> None:
+def resume(
+    name: str,
+    exact: bool,
+    steps: int | None,
+    epochs: float | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    no_figures: bool,
+) -> None:
     """Go on with RUN (a folder, a name below runs/, or latest) from its newest sound checkpoint.
 
-    The parameters at the end are those of an uninterrupted run, bit for bit, on the same machine and libraries.
+    The parameters at the end are those of an uninterrupted run, bit for bit, on the same machine and libraries. With
+    --steps or --epochs a run, finished or not, goes on to that length, to the bits of a run of that length from the
+    start; a line says where that cannot be.
     """
     from aevb_cli.work import work
 
     def begin(display: Any, stop: Any) -> Any:
         from aevb_engine.experiment.run import resume as go_on
 
-        return go_on(name, exact=exact, display=display, stop=stop)
+        return go_on(name, exact=exact, steps=steps, epochs=epochs, display=display, stop=stop)
 
     work(begin, as_json=as_json, quiet=quiet, verbose=verbose, figures=not no_figures)

@@ -279,3 +279,23 @@ def test_defaults_in_the_help_are_those_of_the_configuration():
 def test_every_field_of_the_configuration_is_an_option():
     names = {name.lstrip("-").replace("-", "_") for name, *_ in OPTIONS}
     assert {f for f in RunConfig().as_dict() if not f.endswith("_options")} <= names
+
+
+def test_a_finished_run_is_lengthened(call, train, small):
+    train("--output", "r")  # 30 steps
+    result = call("resume", "r", "--steps", "50", "--json", "--no-figures")
+    assert result.exit_code == 0, result.stderr
+    assert "evaluations stay 3 steps apart" in result.stderr
+    longer = json.loads(result.stdout)
+    alone = json.loads(call("run", *small, "--steps", "50", "--json", "--quiet", "--no-figures").stdout)
+    assert (longer["steps"], longer["test_bound"]) == (50, alone["test_bound"])
+    assert "of 50" in call("show", "r").stdout
+    assert call("resume", "r", "--epochs", "20", "--quiet", "--no-figures").exit_code == 0  # 60 steps
+    for args, words in (
+        (("--steps", "59"), "60 steps are done"),
+        (("--steps", "0"), "a positive number is needed"),
+        (("--steps", "90", "--epochs", "30"), "exclude each other"),
+    ):
+        result = call("resume", "r", *args)
+        assert result.exit_code == 2
+        assert words in result.stderr.splitlines()[-1]
