@@ -363,6 +363,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "dataset": config.dataset,
         "binarize": config.binarize,
         "decoder": config.decoder,
+        "measure": session.model.likelihood.support.measure,
         "optimizer": config.optimizer,
         "objective": config.objective,
         "seed": config.seed,
@@ -381,6 +382,8 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "threads": config.threads,
         "warnings": session.warnings,
     }
+    if session.held_out_is == "validation":
+        record[f"validation_{session.criterion}"] = progress.convergence.best  # of the best checkpoint
     if session.test_k is not None:
         record["test_bound_k"] = summary(session.test_k.run())["bound"]
     other, bound = session.dataset.other_scale, test["bound"]

@@ -87,11 +87,77 @@ def test_varied_runs_are_compared(call, small):
 def test_varied_runs_end_in_a_table(call, small):
     options = (*small, "--vary", "hidden=8,none", "--steps", "10", "--no-figures")
     lines = call("run", *options).stdout.splitlines()
-    assert lines[0].split() == ["hidden", "seed", "test", "bound", "run"]
-    assert [line.split()[:2] for line in lines[1:]] == [["8", "0"], ["none", "0"]]
+    assert lines[0].split() == ["rank", "hidden", "seed", "train", "bound", "test", "bound", "run"]
+    assert sorted(line.replace(" *", "").split()[1:3] for line in lines[1:3]) == [["8", "0"], ["none", "0"]]
+    assert lines[3:] == [
+        "",
+        "ranked by the test bound, for display only: --validation F holds out rows that choose; * is the best",
+    ]
     lines = call("run", *options, "--replicas", "2").stdout.splitlines()
-    assert lines[6].split() == ["hidden", "seeds", "mean", "test", "bound", "standard", "deviation"]
-    assert [line.split()[:2] for line in lines[7:]] == [["8", "2"], ["none", "2"]]
+    assert lines[6].split() == ["rank", "hidden", "seeds", "mean", "test", "bound", "standard", "deviation"]
+    assert sorted(line.replace(" *", "").split()[1:3] for line in lines[7:9]) == [["8", "2"], ["none", "2"]]
+
+
+def test_a_sweep_is_ranked_by_what_chooses(call, small):
+    """The validation bound of the best checkpoint; runs that diverged are last, with the word."""
+    options = (*small, "--vary", "lr=1e30,0.03,0.0001", "--validation", "0.2", "--batch-size", "50", "--steps", "60",
+               "--replicas", "2", "--no-figures", "--output")  # fmt: skip
+    record = json.loads(call("run", *options, "a", "--json").stdout)
+    found = {c["varied"]["lr"]: c for c in record["combinations"]}
+    assert record["ranked_by"] == "validation_bound"
+    assert [found[lr]["rank"] for lr in (0.0001, 0.03, 1e30)] == [1, 2, None]  # there is nothing to learn
+    assert (found[1e30]["runs"], found[1e30]["diverged"]) == (0, 2)
+    mine = [r["validation_bound"] for r in record["replicas"] if r["varied"]["lr"] == 0.03]
+    assert found[0.03]["validation_bound"] == pytest.approx(sum(mine) / 2)
+    assert found[0.03]["validation_bound_sd"] == pytest.approx(abs(mine[0] - mine[1]) / 2**0.5)
+    assert [(r["seed"], r["status"]) for r in record["lost"]] == [(0, "diverged"), (1, "diverged")]
+    for result in record["replicas"]:
+        scored = json.loads(Path(result["run"], "checkpoints/best.json").read_text())
+        assert (scored["score"], scored["step"]) == (result["validation_bound"], result["best_step"])
+    lines = call("run", *options, "b").stdout.splitlines()
+    assert lines[0].split("  ") == [*lines[0].split("  ")[:-1], "run"]
+    assert [n in lines[0] for n in ("train bound", "validation bound", "test bound")] == [True] * 3
+    assert [line.split()[:4] for line in lines[1:3]] == [["1", "*", "0.0001", "0"], ["1", "*", "0.0001", "1"]]
+    assert [line.split()[:3] for line in lines[3:5]] == [["2", "0.03", "0"], ["2", "0.03", "1"]]
+    assert [line.split() for line in lines[5:7]] == [
+        ["-", "1e+30", str(s), "-", "-", "diverged", f"b/lr-1e30-seed-{s}"] for s in (0, 1)
+    ]
+    assert lines[8].split("  ")[-1] == "mean test bound"
+    assert [line.split()[0] for line in lines[9:12]] == ["1", "2", "-"]
+    assert "0, 2 diverged" in lines[11]
+    assert lines[-1] == "ranked by the validation bound of the best checkpoint; * is the best"
+
+
+def test_a_sweep_of_runs_that_do_not_compare(call):
+    options = ("--dataset", "simulated-normal", "-o", "dataset.test=50", "--vary", "dataset.train=100,200",
+               "--vary", "objective.beta=1,2", "--objective", "beta", "--hidden", "4", "--steps", "5",
+               "--no-figures")  # fmt: skip
+    lines = call("run", *options).stdout.splitlines()
+    assert [line.replace(" *", "").split()[:2] for line in lines[1:5]] == [
+        ["1", "100"], ["2", "100"], ["1", "200"], ["2", "200"],
+    ]  # fmt: skip
+    assert lines[-1] == "runs of another dataset.train do not compare: each has ranks of its own"
+
+
+def test_a_sweep_where_all_diverge_is_shown(call, small):
+    result = call("run", *small, "--vary", "lr=1e30,1e29", "--steps", "10", "--no-figures", "--output", "a")
+    assert result.exit_code == 1
+    assert [line.split()[-2:] for line in result.stdout.splitlines()[1:]] == [
+        ["diverged", "a/lr-1e30-seed-0"], ["diverged", "a/lr-1e29-seed-0"],
+    ]  # fmt: skip
+    assert "2 of 2 replicas diverged" in result.stderr
+
+
+def test_a_sweep_without_bounds_says_what_ranks_it(call, small):
+    options = (*small, "--steps", "10", "--no-figures", "--vary")
+    said = {
+        "objective=elbo,autoencoder": "test reconstruction, for display only: not all runs have a bound",
+        "objective=elbo,mcem": "reconstruction of the training batches, for display only: not all runs have more",
+    }
+    for vary, words in said.items():
+        lines = call("run", *options, vary).stdout.splitlines()
+        assert lines[-1] == f"ranked by the {words}; * is the best"
+        assert "train reconstruction" in lines[0]
 
 
 def test_options_of_plugins_are_varied(call):

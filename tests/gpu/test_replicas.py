@@ -251,10 +251,13 @@ def test_a_bad_value_is_known_before_anything_is_created(tmp_path: Path) -> None
 def test_summary_of_combinations() -> None:
     rows = [("a", 1, -1.0), ("a", 2, -3.0), ("b", 1, -4.0)]
     results = [{"varied": {"decoder": d, "seed": s}, "test_bound": b} for d, s, b in rows]
-    assert replicas.summary(results)["combinations"] == [
-        {"varied": {"decoder": "a"}, "runs": 2, "test_bound": -2.0, "test_bound_sd": pytest.approx(2**0.5)},
-        {"varied": {"decoder": "b"}, "runs": 1, "test_bound": -4.0, "test_bound_sd": None},
-    ]
+    found = replicas.summary(results)
+    assert (found["ranked_by"], found["ranked_within"]) == ("test_bound", [])
+    assert found["combinations"] == [
+        {"varied": {"decoder": "a"}, "rank": 1, "runs": 2, "diverged": 0,
+         "test_bound": -2.0, "test_bound_sd": pytest.approx(2**0.5)},
+        {"varied": {"decoder": "b"}, "rank": 2, "runs": 1, "diverged": 0, "test_bound": -4.0, "test_bound_sd": None},
+    ]  # fmt: skip
 
 
 def test_summary_and_limits() -> None:
