@@ -354,7 +354,9 @@ def test_a_finished_run_is_lengthened(call, train, small):
     longer = json.loads(result.stdout)
     alone = json.loads(call("run", *small, "--steps", "50", "--json", "--quiet", "--no-figures").stdout)
     assert (longer["steps"], longer["test_bound"]) == (50, alone["test_bound"])
-    assert "of 50" in call("show", "r").stdout
+    shown = call("show", "r").stdout
+    assert "of 50" in shown
+    assert "at step 30 from 30 to 50 steps" in shown
     assert call("resume", "r", "--epochs", "20", "--quiet", "--no-figures").exit_code == 0  # 60 steps
     for args, words in (
         (("--steps", "59"), "60 steps are done"),
