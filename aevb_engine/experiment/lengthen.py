@@ -52,8 +52,7 @@ def drop_end(session: Session, progress: Progress) -> None:
 def go_on(session: Session, progress: Progress, record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What the record says of the new length, and what the user is told: nothing where it is the old one.
 
-    A run that has converged goes on whatever the bound. The last lines, in ``inexact``, are those of a result that
-    is not that of a run from the start.
+    A run that has converged goes on whatever the bound.
     """
     config, step, total = session.config, session.trainer.step, session.total_steps
     converged = config.until_converged and progress.convergence.converged
@@ -95,8 +94,9 @@ def inexact(session: Session, progress: Progress, record: Mapping[str, Any]) -> 
     of_a_run = f"the result is not that of a run of {total} steps from the start"
     if getattr(session.trainer.settings.schedule, "of_length", False):
         lines.append(f"--lr-schedule {session.config.lr_schedule} follows the length, which has changed: {of_a_run}")
-    if len(progress.evaluations):
-        last = int(progress.evaluations[-1, EVAL_COLUMNS.index("step")])
-        if last % session.eval_every and last != total:
-            lines.append(f"the evaluation at step {last}, the end so far, stays as the best: {of_a_run}")
-    return lines
+    evaluated = progress.evaluations[:, EVAL_COLUMNS.index("step")].astype(int)
+    return lines + [
+        f"the evaluation at step {at}, an end before, stays as the best so far: {of_a_run}"
+        for at in evaluated
+        if at % session.eval_every and at != total
+    ]

@@ -19,7 +19,10 @@ from aevb_cli.options import CONTEXT, Command, progress_options
 )
 @click.argument("name", metavar="RUN")
 @click.option(
-    "--exact", is_flag=True, help="Fail unless this machine and its libraries give the same bits as the first part."
+    "--exact",
+    is_flag=True,
+    help="Fail unless this machine and its libraries give the same bits as the first part, and "
+    "a longer run those of so long a run from the start.",
 )
 @click.option("--steps", type=int, metavar="N", help="The length from now on: steps in all, those done among them.")
 @click.option("--epochs", type=float, metavar="N", help="The same in passes over the training rows.")

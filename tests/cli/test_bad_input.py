@@ -210,6 +210,13 @@ def test_a_folder_without_record_is_no_run(one_error):
     assert "run.json" in one_error(4, "resume", "plain")
 
 
+def test_a_folder_of_runs_is_no_run(one_error, train):
+    for name in ("b", "a"):
+        train("--output", f"all/{name}")
+    line = one_error(4, "resume", "all", "--steps", "50")
+    assert line == "error: all is no run but holds 2, such as all/a; name one of them"
+
+
 def test_damaged_record(one_error, train):
     Path(train("--output", "r")["run"], "run.json").write_text("{")
     assert "damaged" in one_error(4, "show", "r")

@@ -68,6 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adam": {},
     "no state": {"optimizer": "sgd"},
     "validation": {"validation": 0.2, "lr": 0.03},
+    "two workers": {"threads": 2, "validation": 0.2},
     "exponential": {"lr_schedule": "exponential:0.5:10"},
     "steps": {"lr_schedule": "steps:12,30:0.1", "optimizer": "momentum"},
     "mcem": {"objective": "mcem", "samples": 2},
@@ -86,7 +87,7 @@ def test_a_finished_run_is_lengthened_to_the_bits_of_a_long_one(case: str, begun
     folder, session, result = resume(tmp_path / "r", steps=45, display=notes)
     _, whole, expected = start(replace(config, steps=45), tmp_path / "whole")
     record = folder.read_record()
-    said = [line for line in notes.lines if "stays as the best" in line]
+    said = [line for line in notes.lines if "stays as the best so far" in line]
     if said:  # a checkpoint that a run of 45 steps does not have: the parameters are the same
         assert (begun, config.validation) == (21, 0.2)
         np.testing.assert_array_equal(session.trainer.arrays()["theta"], whole.trainer.arrays()["theta"])
@@ -115,11 +116,13 @@ def test_the_best_at_an_end_that_is_no_end_any_more(tmp_path: Path, monkeypatch:
     notes = Notes()
     folder, _, result = resume(tmp_path / "r", steps=45, display=notes)
     assert notes.lines == [
-        "the evaluation at step 21, the end so far, stays as the best: the result is not that of a run of 45 steps "
-        "from the start"
+        "the evaluation at step 21, an end before, stays as the best so far: the result is not that of a run of 45 "
+        "steps from the start"
     ]
     assert result["best_step"] == 21
     assert read(folder.metrics_path)["eval"][1][:, 0].tolist() == [8, 16, 21, 24, 32, 40, 45]
+    with pytest.raises(UsageError, match="--exact: the evaluation at step 21"):
+        resume(tmp_path / "r", steps=48, exact=True)
 
 
 def test_a_stopped_run_takes_another_length(tmp_path: Path) -> None:
