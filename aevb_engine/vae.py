@@ -20,6 +20,7 @@ from aevb_engine.errors import DataError, FileFormatError, UsageError
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
+from aevb_engine.experiment.assemble import Facts, facts_of, initialize
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads
@@ -28,13 +29,12 @@ from aevb_engine.model.model import Architecture, Model
 from aevb_engine.objectives import held_out
 from aevb_engine.objectives import objective as chosen_objective
 from aevb_engine.objectives.base import Objective
-from aevb_engine.operation import Buffer
 from aevb_engine.training.loop import Progress, fit
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
-from aevb_engine.training.schedule import parse_schedule
-from aevb_engine.training.step import ResidentRows
-from aevb_engine.training.trainer import Settings, Trainer, check_batch
+from aevb_engine.training.schedule import CONSTANT, parse_schedule
+from aevb_engine.training.step import resident
+from aevb_engine.training.trainer import Settings, Trainer
 
 Array = npt.NDArray[Any]
 
@@ -87,7 +87,7 @@ class VAE:
         self._reason: str | None = None  # why auto means the CPU
         self._trainer: Trainer | None = None
         self._stored: tuple[int, Mapping[str, Any]] | None = None  # a loaded model's step and arrays
-        self._facts: dict[str, Any] = {"log_variance_unit": 0.0, "unit_interval": False}
+        self._facts = Facts()
         self.history: list[dict[str, float]] = []
 
     # Training -----------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class VAE:
                 raise UsageError(f"{name}={value}: a positive number is needed")
         dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline or config.offline)
         check(dataset, self._likelihood)
-        check_batch(config.batch_size, len(dataset.train))  # before the model takes the width of these data
+        config = replace(config, batch_size=min(config.batch_size, len(dataset.train)))
         model = self._build(dataset)
         optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options, Optimizer)
         threads = config.threads or choose_threads(model, config.batch_size * config.samples, model.backend.threads)
@@ -125,7 +125,8 @@ class VAE:
             samples=config.samples,
             batch=config.batch_size,
             lr=config.lr if config.lr is not None else optimizer.default_lr,
-            schedule=parse_schedule(config.lr_schedule),
+            schedule=parse_schedule(config.lr_schedule or CONSTANT),
+            mend=self._facts.mend,
             weight_decay=config.weight_decay,
             seed=config.seed,
             threads=threads,
@@ -134,7 +135,7 @@ class VAE:
                 multiply_adds=multiply_adds(model, config.batch_size * config.samples),
             ),
         )  # fmt: skip
-        rows = self._resident(dataset.train, dataset.scale, dataset.dynamic)
+        rows = resident(model, dataset.train, dataset.scale, dataset.dynamic)
         trainer = Trainer(model, optimizer, rows, settings)
         for line in trainer.warnings:
             warnings.warn(line, stacklevel=2)
@@ -210,24 +211,19 @@ class VAE:
             raise DataError(f"data of shape {rows.shape}; rows (N, D) are needed")
         if self._model is not None and rows.shape[1] != self._model.architecture.dim:
             raise DataError(f"data of {rows.shape[1]} columns; the model has {self._model.architecture.dim}")
+        if self._model is None or self._model.likelihood.units is not None:
+            return rows  # the model reads them in units of its own, where float32 may be too coarse for the data's
         return rows if rows.dtype == np.uint8 else rows.astype(self.config.dtype)
 
     def _build(self, dataset: Dataset) -> Model:
         if self._model is None:
-            self._facts = {
-                "log_variance_unit": dataset.log_variance_unit,
-                "unit_interval": dataset.unit_interval,
-            }
-            self._likelihood.adapt(**self._facts)
+            self._facts = facts_of(dataset, dataset.train, self._likelihood, self.config)
+            self._likelihood = self._facts.adapt(self._likelihood)
             self._model, self._reason = _model(self.config, self._likelihood, dataset.dim)
-            self._model.parameters.initialize(self.config.seed, self.config.initial)
+            initialize(self._model, dataset.train, dataset, self.config)
         elif self._model.architecture.dim != dataset.dim:
             raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
         return self._model
-
-    def _resident(self, rows: Array, scale: float = 1.0, dynamic: bool = False) -> ResidentRows:
-        data = rows if rows.dtype == np.uint8 else rows.astype(self.model.dtype, copy=False)
-        return ResidentRows(Buffer("data", self.model.backend.upload(data)), scale, dynamic)
 
     # Use ----------------------------------------------------------------------------------------------------
 
@@ -257,10 +253,10 @@ class VAE:
             raise UsageError(f"samples={samples}: at least one is needed")
         model, rows = self.model, self._as_rows(x)
         self._likelihood.support.check(rows, "the data")
-        resident = self._resident(rows)
+        data = resident(model, rows)
         evaluator = Evaluator(
             model,
-            resident,
+            data,
             objective_name=objective,
             samples=samples,
             seed=self.config.seed,
@@ -285,9 +281,9 @@ class VAE:
         model, rows = self.model, self._as_rows(x)
         self._likelihood.support.check(rows, "the data")
         threads = self.config.threads or model.backend.threads
-        resident = self._resident(rows)
+        data = resident(model, rows)
         return estimate(
-            method, model, resident, samples=samples, temperatures=temperatures, seed=self.config.seed, threads=threads
+            method, model, data, samples=samples, temperatures=temperatures, seed=self.config.seed, threads=threads
         ).values
 
     def encode(self, x: Any) -> tuple[Array, Array]:
@@ -323,11 +319,11 @@ class VAE:
         step, arrays = self._stored or (0, {})
         if self._trainer is not None:
             step, arrays = self._trainer.step, self._trainer.arrays()
-        arrays = {**arrays, "theta": model.backend.download(model.parameters.theta)}
+        arrays = {**arrays, **self._facts.arrays(), "theta": model.backend.download(model.parameters.theta)}
         meta = {
             "config": self.config.as_dict(),
             "dim": model.architecture.dim,
-            **self._facts,
+            **self._facts.meta(),
         }
         write(Path(path), Checkpoint(step, arrays, meta), hash_file=False)
 
@@ -347,10 +343,7 @@ def load(path: str | Path) -> VAE:
     try:
         config = RunConfig.from_mapping(meta["config"], str(place))
         dim = int(meta["dim"])
-        facts: dict[str, Any] = {
-            "log_variance_unit": float(meta["log_variance_unit"]),
-            "unit_interval": bool(meta["unit_interval"]),
-        }
+        facts = Facts.stored(meta, checkpoint.arrays)
         theta = checkpoint.arrays["theta"]
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise FileFormatError(f"{place} is not a model of this program: {error}") from error
@@ -361,7 +354,7 @@ def load(path: str | Path) -> VAE:
         **{k: v for k, v in config.as_dict().items() if k not in ("decoder", "hidden", "latent_dim", *OF_RUNS)},
     )
     vae._asked = []
-    vae._likelihood.adapt(**facts)
+    vae._likelihood = facts.adapt(vae._likelihood)
     vae._facts = facts
     model, vae._reason = _model(config, vae._likelihood, dim)
     if model.backend.name == "cpu":  # trained on a GPU, perhaps; it goes on as the CPU does

@@ -47,7 +47,7 @@ def encode(model: Model, x: Array) -> tuple[Array, Array]:
         part = x[lo : lo + CHUNK]
         ws = Workspace(model.backend, len(part), 1, model.dtype)
         buffer = ws.one("x", model.architecture.dim)
-        buffer.array[...] = model.backend.upload(part.astype(model.dtype))
+        buffer.array[...] = model.backend.upload(_read(model, part))
         _run(model, ws, model.encoder.forward(ws, model.parameters, buffer))
         means.append(model.backend.download(model.encoder.halves(ws, "latent")[0].array))
         deviations.append(model.backend.download(ws.one("sigma", model.architecture.latent).array))
@@ -95,7 +95,14 @@ def _decode(model: Model, z: Array, seed: int | None) -> Array:
             result = ws.many("draw", dim)
         _run(model, ws, operations)
         out.append(model.backend.download(result.array))
-    return np.concatenate(out)
+    units, found = model.likelihood.units, np.concatenate(out)
+    return found if units is None else units.outward(found)
+
+
+def _read(model: Model, x: Array) -> Array:
+    """Rows (N, D) in the data's own units as the model reads them."""
+    units = model.likelihood.units
+    return x.astype(model.dtype) if units is None else units.inward(x, model.dtype)
 
 
 def _run(model: Model, ws: Workspace, operations: list[Operation]) -> None:

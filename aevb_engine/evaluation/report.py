@@ -37,8 +37,7 @@ from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.latent import ACTIVE, latent_use
 from aevb_engine.evaluation.methods import METHODS, Result, estimate
 from aevb_engine.evaluation.subject import Plan, Subject, comparability, other_scale
-from aevb_engine.operation import Buffer
-from aevb_engine.training.step import ResidentRows
+from aevb_engine.training.step import resident
 
 BRACKET_ROWS = 100
 LEAST_ROUNDING = 1 / 12  # variance of rounding to whole numbers: the least of a baseline on whole numbers
@@ -54,15 +53,15 @@ def evaluate(subject: Subject, plan: Plan, progress: Progress | None = None) -> 
     began = time.perf_counter()
     say = progress or (lambda what, done, total: None)
     model, dim = subject.model, subject.model.architecture.dim
-    resident = _resident(subject, subject.rows)
+    data = resident(model, subject.rows, subject.scale)
     notes = comparability(subject)
     bound = latent = None
     per_row: npt.NDArray[np.float64] | None = None
     if subject.encoder:
         say("bound", 0, 1)
-        per_row = Evaluator(model, resident, seed=plan.seed, threads=plan.threads).run()
+        per_row = Evaluator(model, data, seed=plan.seed, threads=plan.threads).run()
         say("latent dimensions", 0, 1)
-        latent = latent_use(model, resident, seed=plan.seed, threads=plan.threads)
+        latent = latent_use(model, data, seed=plan.seed, threads=plan.threads)
         bound = _bound(per_row, subject, dim)
     made = [_estimate(subject, plan, name, say) for name in plan.chosen(subject)]
     estimates = [_described(e, subject, dim, per_row) for e in made]
@@ -116,11 +115,6 @@ def mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float | None, float
     return _finite(mean), _finite(standard_error(values))
 
 
-def _resident(subject: Subject, rows: Array) -> ResidentRows:
-    data = rows if rows.dtype == np.uint8 else rows.astype(subject.model.dtype, copy=False)
-    return ResidentRows(Buffer("data", subject.model.backend.upload(data)), subject.scale)
-
-
 def _bound(per_row: npt.NDArray[np.float64], subject: Subject, dim: int) -> dict[str, Any]:
     (value, error), (reconstruction, r_error), (kl, kl_error) = (mean_and_error(per_row[:, i]) for i in range(3))
     return {
@@ -141,7 +135,7 @@ def _estimate(subject: Subject, plan: Plan, name: str, say: Progress) -> Result:
     return estimate(
         name,
         subject.model,
-        _resident(subject, subject.rows[:rows]),
+        resident(subject.model, subject.rows[:rows], subject.scale),
         samples=plan.samples.get(name),
         temperatures=plan.temperatures if name == "ais" else None,
         seed=plan.seed,

@@ -29,12 +29,13 @@ class RunConfig:
     decoder: str | None = None
     optimizer: str = "adam"
     lr: float | None = None
-    lr_schedule: str = "constant"
+    lr_schedule: str | None = None
     weight_decay: float = 0.0
     objective: str = "elbo"
     hidden: tuple[int, ...] = (200,)
     activation: str = "tanh"
-    initial: Literal["normal", "glorot"] = "normal"
+    initial: Literal["normal", "glorot"] = "glorot"
+    standardize: Literal["auto", "always", "never"] = "auto"
     latent_dim: int = 2
     samples: int = 1
     batch_size: int = 100

@@ -23,10 +23,9 @@ from aevb_engine.experiment import atomic
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.evaluate import Progress, Split, rows_of
 from aevb_engine.experiment.folder import RunFolder
-from aevb_engine.experiment.session import Session, prepare, subset
+from aevb_engine.experiment.session import Session, prepare, subset, without_length
 from aevb_engine.objectives.mcem import Mcem
-from aevb_engine.operation import Buffer
-from aevb_engine.training.step import ResidentRows
+from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Diverged
 
 SCHEMA = 1
@@ -95,7 +94,7 @@ def learners_study(
         raise UsageError(f"--train-rows {min(plan.train_rows)}: at least a minibatch ({config.batch_size}) is needed")
     if output is not None:
         RunFolder.check_free(output)
-    study = _Study(config, plan, output, progress)
+    study = _Study(without_length(config), plan, output, progress)
     try:
         study.run()
     except BaseException:
@@ -264,7 +263,7 @@ class _Judge:
         self.digest = hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
         self._sampler = AnnealedImportanceSampler(
             session.model,
-            ResidentRows(Buffer("data", session.backend.upload(rows)), session.dataset.scale),
+            resident(session.model, rows, session.dataset.scale),
             temperatures=plan.temperatures,
             chains=plan.chains,
             leapfrog_steps=LEAPFROG_STEPS,

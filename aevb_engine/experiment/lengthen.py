@@ -13,6 +13,7 @@ from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.session import Session, lengths
 from aevb_engine.training.convergence import Convergence
 from aevb_engine.training.loop import EVAL_COLUMNS, Progress
+from aevb_engine.training.schedule import Schedule
 
 
 def changed(config: RunConfig, record: Mapping[str, Any], steps: int | None, epochs: float | None) -> RunConfig:
@@ -92,11 +93,27 @@ def inexact(session: Session, progress: Progress, record: Mapping[str, Any]) -> 
         return []
     lines = []
     of_a_run = f"the result is not that of a run of {total} steps from the start"
-    if getattr(session.trainer.settings.schedule, "of_length", False):
-        lines.append(f"--lr-schedule {session.config.lr_schedule} follows the length, which has changed: {of_a_run}")
+    if not _same_rates(session.trainer.settings.schedule, step, record):
+        text = session.config.lr_schedule
+        lines.append(
+            f"--lr-schedule {text} follows the length, and the steps done had the rates of another: {of_a_run}"
+        )
     evaluated = progress.evaluations[:, EVAL_COLUMNS.index("step")].astype(int)
     return lines + [
         f"the evaluation at step {at}, an end before, stays as the best so far: {of_a_run}"
         for at in evaluated
         if at % session.eval_every and at != total
     ]
+
+
+def _same_rates(schedule: Schedule, step: int, record: Mapping[str, Any]) -> bool:
+    """Whether the steps done had the rates that they have now; the length may have changed before."""
+    if not schedule.of_length:
+        return True
+    first = 1
+    for note in (*(record.get("lengthened") or []), {"step": step, "from": record.get("total_steps")}):
+        then = replace(schedule, total=note["from"] or 0)
+        if any(then(s) != schedule(s) for s in range(first, note["step"] + 1)):
+            return False
+        first = note["step"] + 1
+    return True

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from aevb_engine.errors import AevbError, FileFormatError, Stopped, UsageError
 from aevb_engine.evaluation.bound import summary
 from aevb_engine.evaluation.estimate import standard_error
+from aevb_engine.evaluation.remarks import Judged, remarks
 from aevb_engine.experiment import lengthen
 from aevb_engine.experiment.atomic import quoted
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
@@ -328,15 +329,14 @@ class Recorder:
 
 def snapshot(session: Session, progress: Progress) -> Checkpoint:
     """The present state, with everything needed to go on or to load the model elsewhere."""
-    arrays = dict(session.trainer.arrays())
+    arrays = {**session.trainer.arrays(), **session.facts.arrays()}
     arrays["progress/tail"] = progress.tail
     arrays["progress/evaluations"] = progress.evaluations
     meta: dict[str, Any] = {
         **progress.meta(),
         "config": session.config.as_dict(),
         "dim": session.dataset.dim,
-        "log_variance_unit": session.dataset.log_variance_unit,
-        "unit_interval": session.dataset.unit_interval,
+        **session.facts.meta(),
         "image_shape": list(session.dataset.image_shape or ()),
         "data_sha256": session.data_hash,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -351,7 +351,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     means = summary(per_point) if per_point is not None else {}
     test = {name: means[name] if name in session.held_out_columns else None for name in COLUMNS}
     trained = {name: name in session.objective.columns for name in COLUMNS}
-    seconds = progress.seconds
+    seconds, bound = progress.seconds, test["bound"]
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "run": str(folder.path),
@@ -384,9 +384,13 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     }
     if session.held_out_is == "validation":
         record[f"validation_{session.criterion}"] = progress.convergence.best  # of the best checkpoint
+    if per_point is not None and bound is not None and np.isfinite(bound):
+        found = remarks(judged(session, progress, per_point))
+        record |= {"active_units": found.active, "independent_columns": found.independent, "ppca": found.linear}
+        record["warnings"] = [*session.warnings, *found.lines]
     if session.test_k is not None:
         record["test_bound_k"] = summary(session.test_k.run())["bound"]
-    other, bound = session.dataset.other_scale, test["bound"]
+    other = session.dataset.other_scale
     if other is not None:
         record[f"test_bound_{other[0]}"] = bound + other[1] if bound is not None else None
     if session.dataset.true_log_prob is not None and per_point is not None and bound is not None:
@@ -398,6 +402,24 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         line = f"{lost} of {len(per_point)} test rows have no finite bound: values too large for {config.dtype}?"
         record["warnings"] = [*session.warnings, line]
     return record
+
+
+def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
+    """A trained session by its test rows."""
+    dataset, config, schedule = session.dataset, session.config, session.trainer.settings.schedule
+    return Judged(
+        model=session.model,
+        rows=dataset.test,
+        bounds=per_point[:, 0],
+        name="test",
+        train=session.train_rows,
+        train_bound=float(progress.tail[:, 2].mean()),
+        course=progress.evaluations[:, [0, 2]],
+        scale=dataset.scale,
+        train_scale=1 / 255 if dataset.dynamic else dataset.scale,
+        steady=schedule.steady,
+        paper_start=config.initial == "normal",
+    )
 
 
 def _known(value: float) -> float | None:

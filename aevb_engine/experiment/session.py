@@ -19,23 +19,25 @@ from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
 from aevb_engine.errors import DataError, UsageError
 from aevb_engine.evaluation.bound import Evaluator
+from aevb_engine.experiment.assemble import Facts, facts_of, initialize
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.objectives import held_out as judge
 from aevb_engine.objectives import objective
 from aevb_engine.objectives.base import Objective
-from aevb_engine.operation import Buffer
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import permutation, split
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
-from aevb_engine.training.schedule import parse_schedule
-from aevb_engine.training.step import ResidentRows
+from aevb_engine.training.schedule import CONSTANT, parse_schedule
+from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Settings, Trainer
 
 CONVERGENCE_VALIDATION = 0.1  # --until-converged without --validation holds out this part
 CONVERGENCE_EPOCHS = 1000
 DEFAULT_EPOCHS = 50.0
+LEAST_STEPS = 2000  # of a run whose length is not given: 50 epochs of 200 rows would be 100
+FALLING = "linear:0.5"  # the schedule where none is asked for
 # Multiply-adds a step below which handing shares on costs more than it saves: for each process of a crew, for threads.
 WORKER_PAYS = 1_500_000
 THREADS_PAY = 4_000_000
@@ -50,6 +52,7 @@ class Session:
     backend: Backend
     model: Model
     trainer: Trainer
+    train_rows: npt.NDArray[Any]  # of the host, without the validation part
     held_out: Evaluator | None  # validation rows, or the test set for display only; None where nothing judges them
     held_out_is: str  # "validation" or "test"
     test: Evaluator | None
@@ -57,6 +60,7 @@ class Session:
     total_steps: int
     eval_every: int
     data_hash: str
+    facts: Facts
     warnings: list[str]
     notes: list[str]  # said once, not kept
 
@@ -92,13 +96,14 @@ def prepare(
     if training and not resumed:
         refuse(config.trainer, config.graph, config.precision, config.backend)
     warnings: list[str] = []
+    said: list[str] = []
     chosen = objective(config.objective, config.objective_options)
     if config.until_converged and judge(chosen) is None:
         raise UsageError(
             f"--until-converged: the objective {config.objective} has no encoder, so there is no held-out bound to "
             "follow; give --epochs or --steps"
         )
-    schedule = parse_schedule(config.lr_schedule)
+    parse_schedule(config.lr_schedule or CONSTANT)  # before the data are loaded
     optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options, Optimizer)
     source = registry.create("dataset", config.dataset, config.dataset_options)
     decoder_name = config.decoder or str(getattr(source, "decoder", "bernoulli"))
@@ -123,9 +128,15 @@ def prepare(
     whole = dataset.train.dtype.kind in "uib"
     if dataset.true_log_prob is not None and whole != (likelihood.support.measure == "mass"):
         dataset = replace(dataset, true_log_prob=None)  # the log of a probability and of a density do not compare
-    likelihood.adapt(log_variance_unit=dataset.log_variance_unit, unit_interval=dataset.unit_interval)
+    train, validation = split_rows(dataset, config)
+    if config.batch_size > len(train):
+        said.append(f"the {len(train)} training rows are one batch, not {config.batch_size}")
+        config = replace(config, batch_size=len(train))
+    facts = facts_of(dataset, train, likelihood, config)
+    likelihood = facts.adapt(likelihood)
+    warnings += facts.warnings
     backend, reason = choose(config.backend, config.threads)
-    notes = [reason] if reason else []
+    notes = [*([reason] if reason else []), *said, *facts.notes]
     architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.dtype)
     model = Model(architecture, likelihood, backend)
     plan = Plan()
@@ -134,39 +145,41 @@ def prepare(
             config.trainer, config.graph, config.precision, backend, reason,
             multiply_adds=multiply_adds(model, config.batch_size * config.samples), resumed=resumed,
         )  # fmt: skip
-    model.parameters.initialize(config.seed, config.initial)
+    initialize(model, train, dataset, config)
+    total, every = lengths(config, len(train), chosen.updates)
     threads = config.threads or choose_threads(model, config.batch_size * config.samples, backend.threads)
     config = replace(
         config,
         decoder=decoder_name,
         binarize=dataset.binarize,
+        standardize="never" if facts.units is None else "always",
+        lr_schedule=config.lr_schedule or default_schedule(config),
         lr=config.lr if config.lr is not None else optimizer.default_lr,
         threads=threads,
     )
-    train, validation = split_rows(dataset, config)
     settings = Settings(
         objective=chosen,
         samples=config.samples,
         batch=config.batch_size,
         lr=float(config.lr or 0.0),
-        schedule=schedule,
+        schedule=parse_schedule(config.lr_schedule or CONSTANT, total),
         weight_decay=config.weight_decay,
         seed=config.seed,
         threads=threads,
         plan=plan,
+        mend=facts.mend,
     )
-    resident = _resident(backend, model, train, dataset.scale, dataset.dynamic)
-    trainer = Trainer(model, optimizer, resident, settings)
+    trainer = Trainer(model, optimizer, resident(model, train, dataset.scale, dataset.dynamic), settings)
     warnings += trainer.warnings
     if training and backend.name != "cpu":
         config = replace(config, trainer=trainer.inner.plan.path)  # type: ignore[arg-type] # a resume goes on with it
-    test_rows = _resident(backend, model, dataset.test, dataset.scale, False)
+    test_rows = resident(model, dataset.test, dataset.scale)
     by = judge(chosen)
     test = held_out = None
     if by is not None:
         test = held_out = Evaluator(model, test_rows, objective_name=by, seed=config.seed, threads=threads)
     if by is not None and validation is not None:
-        rows = _resident(backend, model, validation, dataset.scale, False)
+        rows = resident(model, validation, dataset.scale)
         held_out = Evaluator(model, rows, objective_name=by, seed=config.seed, threads=threads)
     warnings += chosen.remarks(config.batch_size, trainer.count)
     test_k = None
@@ -175,13 +188,13 @@ def prepare(
             model, test_rows, objective_name="iwae", samples=config.samples, seed=config.seed, threads=threads,
             batch=max(20, 500 // config.samples),
         )  # fmt: skip
-    total, every = lengths(config, trainer.count, chosen.updates)
     return Session(
         config=config,
         dataset=dataset,
         backend=backend,
         model=model,
         trainer=trainer,
+        train_rows=train,
         held_out=held_out,
         held_out_is="test" if validation is None else "validation",
         test=test,
@@ -189,6 +202,7 @@ def prepare(
         total_steps=total,
         eval_every=every,
         data_hash=data_hash(dataset),
+        facts=facts,
         warnings=warnings,
         notes=notes,
     )
@@ -258,9 +272,16 @@ def subset(dataset: Dataset, rows: int, seed: int) -> Dataset:
     return replace(dataset, train=dataset.train[kept], train_labels=None, factors={})
 
 
-def _resident(backend: Backend, model: Model, rows: npt.NDArray[Any], scale: float, dynamic: bool) -> ResidentRows:
-    data = rows if rows.dtype == np.uint8 else rows.astype(model.dtype, copy=False)
-    return ResidentRows(Buffer("data", backend.upload(data)), scale, dynamic)
+def default_schedule(config: RunConfig) -> str:
+    """Where none is asked for: constant in the paper's way and where the length is not known."""
+    return CONSTANT if config.initial == "normal" or config.until_converged else FALLING
+
+
+def without_length(config: RunConfig) -> RunConfig:
+    """For a training that is stopped here and there: UsageError for a schedule over a length that it does not have."""
+    if parse_schedule(config.lr_schedule or CONSTANT).of_length:
+        raise UsageError(f"--lr-schedule {config.lr_schedule}: a study looks at many lengths; use one that has none")
+    return replace(config, lr_schedule=config.lr_schedule or CONSTANT)
 
 
 def lengths(config: RunConfig, count: int, updates: int) -> tuple[int, int]:
@@ -274,6 +295,6 @@ def lengths(config: RunConfig, count: int, updates: int) -> tuple[int, int]:
     else:
         default = CONVERGENCE_EPOCHS if config.until_converged else DEFAULT_EPOCHS
         epochs = config.epochs if config.epochs is not None else default
-        total = max(1, round(epochs * per_epoch))
+        total = max(1 if config.epochs is not None else LEAST_STEPS, round(epochs * per_epoch))
     every = config.eval_every or max(1, min(round(per_epoch) or 1, -(-total // 10)))
     return total, every

@@ -15,8 +15,7 @@ from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.evaluate import Progress, rows_of
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.session import prepare
-from aevb_engine.operation import Buffer
-from aevb_engine.training.step import ResidentRows
+from aevb_engine.training.step import resident
 
 SCHEMA = 1
 MOST_ROWS = 100_000  # M x L: decoded rows of one pass
@@ -56,9 +55,7 @@ def variance_study(
         if progress is not None:
             progress("training", trainer.step, steps)
     rows = rows_of(session, "train")
-    data = ResidentRows(
-        Buffer("data", session.backend.upload(_as_seen(rows, session.model.dtype))), session.dataset.scale
-    )
+    data = resident(session.model, rows, session.dataset.scale)
     try:
         cells = variance.study(
             session.model,
@@ -100,7 +97,3 @@ def variance_study(
             record["figure"] = str(png(draw(cells, subtitle), output / "variance.png"))
         atomic.write_text(output / "variance.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
-
-
-def _as_seen(rows: Any, dtype: Any) -> Any:
-    return rows if rows.dtype.kind == "u" else rows.astype(dtype, copy=False)

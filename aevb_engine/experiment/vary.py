@@ -12,7 +12,7 @@ from typing import Any
 from aevb_engine import registry
 from aevb_engine.errors import DataError, UsageError, suggest
 from aevb_engine.experiment.config import RunConfig, checked
-from aevb_engine.training.schedule import parse_schedule
+from aevb_engine.training.schedule import CONSTANT, parse_schedule
 
 MOST = 1000  # runs
 # Of the machine or of plugins, not of a run among others.
@@ -128,5 +128,5 @@ def _names(config: RunConfig) -> dict[registry.Kind, str]:
     }
     for kind, name in names.items():
         registry.create(kind, name, getattr(config, f"{kind}_options"))
-    parse_schedule(config.lr_schedule)
+    parse_schedule(config.lr_schedule or CONSTANT)
     return names

@@ -9,7 +9,7 @@ constant.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.errors import DataError, suggest
+from aevb_engine.model.columns import Columns
+from aevb_engine.model.units import Units
 
 SOURCES = ("affine", "per_dim", "scalar")
 KINDS = ("binary", "unit", "real", "count", "codes")
@@ -93,6 +95,13 @@ class Likelihood(ABC):
     support: Support
     scratch: int = 1  # arrays of shape (B, L, D) that log_prob and log_prob_backward may overwrite
     cuda: str | None = None
+    units: Units | None = None  # by which the model reads the data (``Standardized``)
+
+    @property
+    def any_unit(self) -> bool:
+        """Whether the data may be read in other units: so with every density of real numbers, unless its parameters
+        are bound to a unit (a mean between 0 and 1)."""
+        return self.support.kind == "real" and self.support.measure == "density"
 
     def scalar(self, exp: Any, log1p: Any) -> Callable[..., tuple[Any, ...]] | None:
         """One column on float32 numbers, for a compiled loop: f(x, *heads) gives (log p, *dheads); optional.
@@ -105,6 +114,14 @@ class Likelihood(ABC):
     def adapt(self, *, log_variance_unit: float, unit_interval: bool) -> None:  # noqa: B027 - a hook, not a duty
         """Called once, before anything is built, with what is known of the data: the log-variance of their unit (0 for
         data of unit scale, 2 ln 255 for raw 8-bit) and whether all of them lie in [0, 1]."""
+
+    def start(self, columns: Columns) -> Mapping[str, Any] | None:
+        """Where the heads start, by name, as ``log_prob`` receives them: (D,), (D, K) or a number; 0 for one left out.
+
+        Sound values are those of independent columns: the logit of the mean, say. None: the engine finds them by the
+        likelihood's own gradient on ``columns.sample``.
+        """
+        return None
 
     @abstractmethod
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:

@@ -50,6 +50,16 @@ class ResidentRows:
     dynamic: bool = False
 
 
+def resident(model: Model, rows: Any, scale: float = 1.0, dynamic: bool = False) -> ResidentRows:
+    """Host rows (N, D), of which ``scale * row`` are the data, on the model's backend as the model reads them."""
+    units = model.likelihood.units
+    if units is not None:
+        data, scale = units.inward(rows, model.dtype, scale), 1.0
+    else:
+        data = rows if rows.dtype == np.uint8 else rows.astype(model.dtype, copy=False)
+    return ResidentRows(Buffer("data", model.backend.upload(data)), scale, dynamic)
+
+
 class Clock:
     """The small arrays that change between steps."""
 

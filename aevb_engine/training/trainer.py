@@ -24,6 +24,7 @@ from aevb_engine.training.pruning import pruned
 from aevb_engine.training.schedule import Schedule
 from aevb_engine.training.step import ResidentRows, TrainingStep
 
+SMALLER_RATE = "try a smaller --lr"
 SNAPSHOT = 500  # steps between copies of parameters and state
 TRAIN_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "lr")
 
@@ -31,10 +32,8 @@ TRAIN_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "lr")
 class Diverged(TrainingError):
     """The bound, a gradient or a parameter stopped being finite; the trainer holds the state before that step."""
 
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(
-            f"step {step}: {what} is not finite; the state after step {step - 1} is kept; try a smaller --lr"
-        )
+    def __init__(self, step: int, what: str, mend: str = SMALLER_RATE) -> None:
+        super().__init__(f"step {step}: {what} is not finite; the state after step {step - 1} is kept; {mend}")
         self.step = step
         self.what = what
 
@@ -52,6 +51,7 @@ class Settings:
     seed: int = 0
     threads: int = 1
     plan: Plan = field(default_factory=Plan)
+    mend: str = SMALLER_RATE  # what to say where training diverges
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ class Trainer:
         self._back()
         while self.step < bad - 1:
             self._run(min(self.block, bad - 1 - self.step))
-        raise Diverged(bad, what or "the sum of the parameters")
+        raise Diverged(bad, what or "the sum of the parameters", self.settings.mend)
 
     def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:
         for place in (4, 3, 2):

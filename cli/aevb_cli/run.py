@@ -36,15 +36,18 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      {"metavar": "NAME"}),
     ("--hidden", "Model", "Widths of the hidden layers; none for a linear model. [200]", {"metavar": "200,200"}),
     ("--activation", "Model", "tanh, relu or softplus. [tanh]", {"metavar": "NAME"}),
-    ("--initial", "Model", "Initial weights: N(0, 0.01) as in the paper, or glorot. [normal]",
-     _choice("normal", "glorot")),
+    ("--initial", "Model", "Start: glorot, weights by fan and the decoder's heads at the data's mean and spread; "
+     "normal, all of them N(0, 0.01) as in the paper. [glorot]", _choice("normal", "glorot")),
+    ("--standardize", "Data", "Read columns of real data by their mean and spread; auto: where they are far from unit "
+     "scale. Bounds and outputs stay in the data's units. [auto]", _choice("auto", "always", "never")),
     ("--latent-dim", "Model", "Dimensions of z. [2]", {"type": int, "metavar": "N"}),
     ("--objective", "Training", "The learner: elbo (L^B), elbo-mc (L^A), iwae, beta, autoencoder, wake-sleep, mcem or "
      "a plugin's. [elbo]", {"metavar": "NAME"}),
     ("--samples", "Training", "Samples of z a data point: L, and k of iwae. [1]", {"type": int, "metavar": "N"}),
     ("--optimizer", "Training", "adam, adagrad, momentum, rmsprop, sgd or a plugin's. [adam]", {"metavar": "NAME"}),
     ("--lr", "Training", "Learning rate. [0.001; adagrad 0.02]", {"type": float, "metavar": "RATE"}),
-    ("--lr-schedule", "Training", "constant, exponential:0.5:1000 or steps:5000,8000:0.1. [constant]",
+    ("--lr-schedule", "Training", "constant, linear:0.5 (to zero over the last half), exponential:0.5:1000 or "
+     "steps:5000,8000:0.1. [linear:0.5; constant with --initial normal or --until-converged]",
      {"metavar": "TEXT"}),
     ("--weight-decay", "Training", "lambda / N x theta in the gradient; 1 is the N(0, I) prior. [0]",
      {"type": float, "metavar": "LAMBDA"}),

@@ -49,7 +49,6 @@ FLAGS = [
     (("--seed", "-1"), "--seed -1"),
     (("--latent-dim", "1" + "0" * 30), "--latent-dim 1000"),
     (("--samples", "1" + "0" * 20), "--samples 1000"),
-    (("--batch-size", "301"), "--batch-size 301"),
     (("--lr-schedule", "expontial:0.5"), "did you mean 'exponential'?"),
     (("--binarize", "static"), "already binary"),
     (("-o", "decoder"), "decoder.KEY=VALUE"),

@@ -140,7 +140,6 @@ class Mine:
         (("dataset.text=true",), 3, "numbers"),
         (("dataset.rows=0",), 3, "empty"),
         (("dataset.wide=4",), 3, "columns"),
-        (("dataset.rows=10",), 2, "--batch-size 100"),
         (("dataset.rows=-1",), 70, "internal error"),
     ],
 )

@@ -68,8 +68,19 @@ def test_same_seed_same_images_and_a_larger_set_begins_with_them(glyphs: Dataset
     assert not np.array_equal(other.train, fewer.train)
 
 
-def test_the_images_never_change(glyphs: Dataset) -> None:
-    assert hashlib.sha256(glyphs.train[:500].tobytes()).hexdigest()[:16] == "0c8aba914ab86caa"
+@pytest.mark.parametrize(("variation", "digest"), [(1.0, "0c8aba914ab86caa"), (0.5, "bd7a8b1e43c0f214")])
+def test_the_images_never_change(variation: float, digest: str) -> None:
+    made = Glyphs(train=500, test=1, variation=variation).load(DataRequest(seed=1))
+    assert hashlib.sha256(made.train.tobytes()).hexdigest()[:16] == digest
+
+
+def test_less_variation_is_less_of_everything() -> None:
+    """At 0 a digit has one drawing for each of its shapes; in between images differ less than at 1."""
+    sets = {v: Glyphs(train=1000, test=1, variation=v).load(DataRequest(seed=1)) for v in (0.0, 0.5, 1.0)}
+    assert len(np.unique(sets[0.0].train, axis=0)) == len(SHAPES)
+    spread = [sets[v].train[sets[v].train_labels == 3].std(axis=0).mean() for v in (0.0, 0.5, 1.0)]
+    assert spread[0] < spread[1] < spread[2]
+    assert all(np.array_equal(sets[v].train_labels, sets[1.0].train_labels) for v in sets)
 
 
 def test_progress() -> None:
@@ -95,6 +106,9 @@ def test_pen_passes_through_the_control_points(shape: object) -> None:
 def test_options_and_requests_are_checked() -> None:
     with pytest.raises(UsageError, match=r"dataset\.train=0: glyphs needs a whole number from 1"):
         Glyphs(train=0)
+    for bad in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match=r"dataset\.variation=.*from 0 to 1"):
+            Glyphs(variation=bad)
     with pytest.raises(UsageError, match=r"dataset\.test=-5"):
         Glyphs(test=-5)
     with pytest.raises(UsageError, match="--binarize dynamic: glyphs is already binary; leave the option out"):

@@ -16,27 +16,31 @@ from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.log import read
 from aevb_engine.experiment.run import Quiet, Recorder, resume, start
 from aevb_engine.training.convergence import Convergence
-from aevb_engine.training.schedule import Schedule
 from aevb_engine.training.trainer import Trainer
 from tests.gpu.conftest import double  # noqa: F401
 
 BASE: dict[str, Any] = {
     "dataset": "simulated-binary", "dataset_options": {"train": 90, "test": 30}, "hidden": (7,), "batch_size": 20,
-    "eval_every": 8, "seed": 4, "backend": "cpu",
+    "eval_every": 8, "seed": 4, "backend": "cpu", "lr_schedule": "constant",
 }  # fmt: skip
 TIMED = {"run", "seconds", "steps_per_second"}
 
 
 class Notes(Quiet):
-    """Keeps what is said; asks to stop after some steps."""
+    """Keeps what is said before training; asks to stop after some steps."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.lines: list[str] = []
         self.event = threading.Event()
         self.stop_after = stop_after
+        self.begun = False
+
+    def begin(self, folder: Any, session: Any) -> None:
+        self.begun = True
 
     def note(self, line: str) -> None:
-        self.lines.append(line)
+        if not self.begun:
+            self.lines.append(line)
 
     def steps(self, rows: Any, total: int, seconds: float) -> None:
         if self.stop_after is not None and rows[-1, 0] >= self.stop_after:
@@ -202,20 +206,36 @@ def test_a_killed_longer_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     equal(tmp_path / "r", tmp_path / "whole", session, whole, (result, expected))
 
 
-def test_a_schedule_that_follows_the_length_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Schedule, "of_length", property(lambda self: self.kind == "exponential"), raising=False)
-    config = RunConfig(**BASE, lr_schedule="exponential:0.5:10")
-    start(replace(config, steps=16), tmp_path / "r")
+def test_a_schedule_that_follows_the_length_is_said(tmp_path: Path) -> None:
+    config = RunConfig(**{**BASE, "lr_schedule": None})
+    _, session, _ = start(replace(config, steps=16), tmp_path / "r")
+    assert session.trainer.settings.schedule.of_length  # as it is by default
     line = (
-        "--lr-schedule exponential:0.5:10 follows the length, which has changed: the result is not that of a run of "
-        "45 steps from the start"
+        f"--lr-schedule {session.config.lr_schedule} follows the length, and the steps done had the rates of another: "
+        "the result is not that of a run of 45 steps from the start"
     )
     with pytest.raises(UsageError, match=f"^--exact: {line}$"):
         resume(tmp_path / "r", steps=45, exact=True)
     assert RunFolder(tmp_path / "r").read_record()["status"] == "done"
     notes = Notes()
-    assert resume(tmp_path / "r", steps=45, display=notes)[2]["steps"] == 45
-    assert notes.lines == [line]
+    folder, _, result = resume(tmp_path / "r", steps=45, display=notes)
+    assert (result["steps"], notes.lines) == (45, [line])
+    rates = read(folder.metrics_path)["train"][1][:, 5]
+    assert rates[15] < rates[16] == rates[0] > rates[44]  # falls anew over the end of the new length
+
+
+def test_rates_that_have_not_yet_fallen_are_those_of_the_longer_run(tmp_path: Path) -> None:
+    config = RunConfig(**{**BASE, "lr_schedule": "linear:0.5"})
+    notes = Notes(stop_after=1)
+    with pytest.raises(Stopped):
+        start(replace(config, steps=4000), tmp_path / "r", display=notes, stop=notes.event)
+    done = RunFolder(tmp_path / "r").read_record()["step"]
+    assert done < 2000
+    _, session, result = resume(tmp_path / "r", steps=2 * done + 10, exact=True)
+    _, whole, expected = start(replace(config, steps=2 * done + 10), tmp_path / "whole")
+    equal(tmp_path / "r", tmp_path / "whole", session, whole, (result, expected))
+    with pytest.raises(UsageError, match="the rates of another"):
+        resume(tmp_path / "r", steps=9000, exact=True)
 
 
 def test_a_run_that_diverged_is_not_lengthened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,17 +44,17 @@ def test_a_held_out_row_that_overflows_does_not_lose_the_run(
 ) -> None:
     """A density of float32 overflows at 3e19; the run has its checkpoints, and says what it cannot."""
     config = RunConfig(**{**SMALL, "dataset": "simulated-normal", "decoder": "gaussian", "validation": validation})
-    resident = sessions._resident
+    resident = sessions.resident
     seen: list[int] = []
 
-    def broken(backend: Any, model: Any, rows: Any, *given: Any) -> Any:
+    def broken(model: Any, rows: Any, *given: Any) -> Any:
         seen.append(len(rows))
         if seen[1:] == [len(rows)] if not validation else len(seen) == 3:  # after training rows: test, then validation
             rows = rows.copy()
             rows[0, 0] = 3e19
-        return resident(backend, model, rows, *given)
+        return resident(model, rows, *given)
 
-    monkeypatch.setattr(sessions, "_resident", broken)
+    monkeypatch.setattr(sessions, "resident", broken)
     folder, _, result = run.start(config, tmp_path / "r")
     record = folder.read_record()
     assert (record["status"], result["steps"]) == ("done", 30)

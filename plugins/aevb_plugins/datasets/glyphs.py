@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
 from aevb_engine.data.draws import uniform
+from aevb_engine.errors import UsageError
 from aevb_plugins.datasets.checks import no_binarize, no_scale, positive
 from aevb_plugins.datasets.strokes import CONTROLS, PEN_POINTS, SHAPES, pen_path
 
@@ -23,21 +24,27 @@ _FACTORS = 16  # uniform numbers an image before those of the control points
 
 
 class Glyphs:
-    """Handwriting-like digits: pen strokes moved, bent, turned, slanted, scaled and of varying thickness."""
+    """Handwriting-like digits: pen strokes moved, bent, turned, slanted, scaled and of varying thickness.
+
+    ``variation``: how much; 1 is more than two latent dimensions can hold, 0 leaves one drawing of each shape.
+    """
 
     summary: ClassVar[str] = "28 x 28 binary digits drawn by the program from a seed, with labels; no file"
     decoder: ClassVar[str] = "bernoulli"
 
-    def __init__(self, *, train: int = 20_000, test: int = 2_000) -> None:
+    def __init__(self, *, train: int = 20_000, test: int = 2_000, variation: float = 0.5) -> None:
         self.train = positive("glyphs", "train", train)
         self.test = positive("glyphs", "test", test)
+        if not 0 <= variation <= 1:
+            raise UsageError(f"dataset.variation={variation}: glyphs needs a number from 0 to 1")
+        self.variation = variation
 
     def load(self, request: DataRequest) -> Dataset:
         """Draw both parts; a larger set begins with the images of a smaller one."""
         no_binarize("glyphs", "already binary", request)
         no_scale("glyphs", "already binary", request)
-        train, train_labels = draw(request.seed, "train", self.train, request.progress)
-        test, test_labels = draw(request.seed, "test", self.test, request.progress)
+        train, train_labels = draw(request.seed, "train", self.train, request.progress, self.variation)
+        test, test_labels = draw(request.seed, "test", self.test, request.progress, self.variation)
         return Dataset(
             name="glyphs",
             train=train,
@@ -45,11 +52,13 @@ class Glyphs:
             image_shape=(SIDE, SIDE),
             train_labels=train_labels,
             test_labels=test_labels,
-            info={"source": "drawn by the program from the seed", "seed": request.seed},
+            info={"source": "drawn by the program from the seed", "seed": request.seed, "variation": self.variation},
         )
 
 
-def draw(seed: int, part: str, count: int, progress: Progress | None = None) -> tuple[Array, Array]:
+def draw(
+    seed: int, part: str, count: int, progress: Progress | None = None, variation: float = 1.0
+) -> tuple[Array, Array]:
     """The first ``count`` images (count, 784) uint8 0/1 of a part and their labels (count,) uint8.
 
     Image k is a function of (seed, part, k) alone. Only sums, products, quotients and comparisons are
@@ -61,6 +70,7 @@ def draw(seed: int, part: str, count: int, progress: Progress | None = None) -> 
         stop = min(count, start + _CHUNK)
         u = uniform(seed, f"glyphs {part}", start, stop - start, _FACTORS + 2 * CONTROLS).astype(np.float64)
         shape, labels[start:stop] = _choose(u[:, 0], u[:, 1])
+        u = 0.5 + variation * (u - 0.5)  # exact at 1
         x, y, radius = _pen(u, shape)
         images[start:stop] = _ink(x, y, radius)
         if progress is not None:

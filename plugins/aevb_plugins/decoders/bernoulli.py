@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from aevb_engine.kernels.row import row
+from aevb_engine.model.columns import Columns
 from aevb_engine.model.likelihood import Head, Likelihood, Support
 
 LOG2 = math.log(2)
@@ -46,6 +47,11 @@ template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = 
             return x * logit - (logit if a > zero else zero) - log1p(e), d + d
 
         return log_prob_and_backward
+
+    def start(self, columns: Columns) -> Mapping[str, Any]:
+        """Half the logit of each column's mean, with one row of ones and one of zeros added (Laplace)."""
+        ones, count = columns.mean * columns.count + 1, columns.count + 2
+        return {"logit": 0.5 * np.log(ones / (count - ones))}
 
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
         (a,), (u, t) = heads, scratch

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from aevb_engine.errors import UsageError
 from aevb_engine.kernels.gaussian import LOG_2PI, gaussian_log_density, gaussian_log_density_and_backward
+from aevb_engine.model.columns import Columns
 from aevb_engine.model.likelihood import Head, Likelihood, Support
+
+LEAST_VARIANCE = 1e-6  # that a constant column starts with, as a share of a usual one
+EDGE = 1e-3  # how far from 0 and 1 a sigmoid mean starts
+ABOVE_FLOOR = 0.1  # how far from its floor a log-variance starts: below, its gradient vanishes
 
 
 class Gaussian(Likelihood):
@@ -48,6 +53,11 @@ class Gaussian(Likelihood):
             self.floor += log_variance_unit
         self.cuda = _cuda(self.sigmoid, self.floor)
 
+    @property
+    def any_unit(self) -> bool:
+        """Not where sigmoid means are asked for."""
+        return self.mean_form != "sigmoid"
+
     def _choose(self, *, sigmoid: bool) -> None:
         self.sigmoid = sigmoid
         self.heads = (Head("mean", scale=0.5 if sigmoid else 1.0), Head("logvar", source=self.variance))
@@ -77,6 +87,19 @@ class Gaussian(Likelihood):
             return logp, residual * root * mean_slope, half * (square - one) * logvar_slope
 
         return log_prob_and_backward
+
+    def start(self, columns: Columns) -> Mapping[str, Any]:
+        """Mean and log-variance of each column, through the inverse of the sigmoid and of the floor."""
+        mean, variance = columns.mean, columns.variance
+        moving = variance[variance > 0]
+        constant = LEAST_VARIANCE * (float(np.median(moving)) if len(moving) else 1.0)
+        logvar = np.log(np.where(variance > 0, variance, constant))
+        if self.sigmoid:
+            inside = np.clip(mean, EDGE, 1 - EDGE)
+            mean = 0.5 * np.log(inside / (1 - inside))
+        if self.floor is not None:  # logvar = floor + softplus(raw - floor)
+            logvar = self.floor + np.log(np.expm1(np.maximum(logvar - self.floor, ABOVE_FLOOR)))
+        return {"mean": mean, "logvar": logvar}
 
     def log_prob(self, xp: Any, x: Any, *heads: Any, logp: Any, scratch: Sequence[Any]) -> None:
         mean, logvar = self._mean(xp, heads[0], scratch[0]), self._logvar(xp, heads[1], scratch[1], scratch[2])
