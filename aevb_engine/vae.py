@@ -137,7 +137,7 @@ class VAE:
         )  # fmt: skip
         rows = resident(model, dataset.train, dataset.scale, dataset.dynamic)
         trainer = Trainer(model, optimizer, rows, settings)
-        for line in trainer.warnings:
+        for line in (*([] if self._trainer or self._stored else self._facts.warnings), *trainer.warnings):
             warnings.warn(line, stacklevel=2)
         self._go_on(trainer)
         self._trainer, self._stored = trainer, None

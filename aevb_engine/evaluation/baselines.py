@@ -61,12 +61,14 @@ def bernoulli(rows: Rows, *, scale: float = 1.0, smoothing: float = SMOOTHING) -
 def gaussian(rows: Rows, *, scale: float = 1.0, least_variance: float | None = None) -> Baseline:
     """Independent Gaussian columns, maximum likelihood: mean and variance (divided by N), not below a least variance.
 
-    A column that is constant in training has a density without bound; ``least_variance`` holds it. None takes a
-    millionth of the columns' mean variance.
+    A column that is constant in training has a density without bound; ``least_variance`` holds it. None gives such
+    columns, and no others, a millionth of the columns' mean variance.
     """
     moments = _moments(rows, scale)
     least = _least(moments.variance(), least_variance)
-    mean, variance = moments.mean, np.maximum(moments.variance(), least)
+    mean, variance = moments.mean, moments.variance()
+    # Of columns in different units the mean variance says nothing: only what is constant needs it.
+    variance = np.where(variance > 0, variance, least) if least_variance is None else np.maximum(variance, least)
     constant = -0.5 * float((np.log(variance) + LOG_2PI).sum())
 
     def log_prob(x: Array) -> Array:

@@ -237,11 +237,15 @@ def _baselines(
 ) -> list[dict[str, Any]]:
     kind, dim = subject.model.likelihood.support.kind, subject.model.architecture.dim
     train, scale = subject.train, subject.train_scale
+    units, rows, shift = subject.model.likelihood.units, subject.rows, 0.0
+    if units is not None:  # principal axes are those of columns of one spread; the densities are of the data
+        train, rows = units.inward(train, np.float64, scale), units.inward(rows, np.float64, subject.scale)
+        scale, shift = 1.0, units.log_spread
     fits: list[Callable[[], baselines.Baseline]] = []
     if kind == "binary":
         fits.append(lambda: baselines.bernoulli(train, scale=scale))
     elif subject.measure == "density":
-        least = LEAST_ROUNDING * subject.scale**2 if subject.lattice else None
+        least = LEAST_ROUNDING * subject.scale**2 if subject.lattice and units is None else None
         fits.append(lambda: baselines.gaussian(train, scale=scale, least_variance=least))
         if not 2 <= dim <= baselines.LARGEST_DIM:
             notes.append(f"no probabilistic PCA of {dim} columns: 2 to {baselines.LARGEST_DIM} are possible")
@@ -254,7 +258,7 @@ def _baselines(
     for i, fit in enumerate(fits):
         say("baselines", i, len(fits))
         baseline = fit()
-        values = baseline.score(subject.rows, subject.scale)
+        values = baseline.score(rows, subject.scale if units is None else 1.0) - shift
         value, error = mean_and_error(values)
         gap, gap_error = mean_and_error(per_row[:, 0] - values) if per_row is not None else (None, None)
         out.append({

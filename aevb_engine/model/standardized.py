@@ -29,7 +29,7 @@ class Standardized(Likelihood):
         self.units = units
         self.heads, self.support, self.scratch = inner.heads, inner.support, inner.scratch
         dim = len(units.spread)
-        self._log_spread = float(np.log(units.spread).sum())
+        self._log_spread = units.log_spread
         self._share = self._log_spread / dim  # of a column
         self.cuda = _cuda(inner, self._share)
 

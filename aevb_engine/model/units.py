@@ -23,6 +23,11 @@ class Units:
     shift: Array
     spread: Array
 
+    @property
+    def log_spread(self) -> float:
+        """What log p of a row as the model reads it is above that of the row itself, in nats."""
+        return float(np.log(self.spread).sum())
+
     def inward(self, x: Array, dtype: Any, scale: float = 1.0) -> Array:
         """Rows (N, D) as the model reads them, where ``scale * row`` are the data."""
         out = np.empty(x.shape, dtype)

@@ -135,8 +135,8 @@ def defaults(options: argparse.Namespace) -> list[tuple[str, RunConfig]]:
         if name == "freyfaces, adagrad":
             continue
         plans.append((name, replace(config, **BEFORE)))
-        for epochs in (15.0, 30.0, 50.0):
-            for lr in (0.001, 0.003, 0.005):
+        for epochs in (25.0, 50.0):
+            for lr in (0.001, 0.002, 0.003):
                 plans += [
                     (name, replace(config, lr=lr, lr_schedule=schedule, epochs=epochs))
                     for schedule in ("constant", "linear:0.5")

@@ -65,9 +65,8 @@ def timeless(value: Any) -> Any:
 
 def trained(name: str, rows: int, steps: int) -> Session:
     """A run of its own, by the parts that `run` is made of."""
-    config = RunConfig(
-        **{**CONFIG.as_dict(), "hidden": CONFIG.hidden, "objective": name, "steps": steps, "lr_schedule": "constant"}
-    )
+    own = {"hidden": CONFIG.hidden, "objective": name, "steps": steps, "lr_schedule": "constant"}
+    config = RunConfig(**{**CONFIG.as_dict(), **own})
     session = prepare(config, change=lambda data: subset(data, rows, CONFIG.seed))
     session.trainer.advance(steps)
     return session
