@@ -183,6 +183,7 @@ class VAE:
             request = DataRequest(
                 seed=config.seed,
                 data_dir=Path(data_dir) if data_dir is not None else None,
+                asked="data_dir",
                 offline=offline,
                 binarize=config.binarize,
                 scale=config.scale,

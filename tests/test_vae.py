@@ -150,3 +150,8 @@ def test_only_plain_files_are_replaced(tmp_path: Path) -> None:
     model.save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert theta(aevb.load(tmp_path / "target")) == theta(model)
+
+
+def test_a_data_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^data_dir: there is no folder .*gone; create it, or .* data_dir$"):
+        made().fit("mnist", steps=1, data_dir=tmp_path / "gone")

@@ -22,6 +22,7 @@ class DataRequest:
 
     seed: int = 0
     data_dir: Path | None = None
+    asked: str = "--data-dir"  # what gave data_dir, as errors call it
     offline: bool = False
     binarize: Binarize | None = None
     scale: Scale | None = None

@@ -1,8 +1,8 @@
 """Find a file of a data set, or download it: verified by the hash of its content, stored all or not at all.
 
 Folders are searched in order: the one asked for (``--data-dir``), ``AEVB_DATA_DIR``, the user's cache. A
-download goes to the first of them that is set. Files found in the user's own folders are never changed; a
-damaged one in the cache is replaced.
+download goes to the first of them that is set; of the first two, one that does not exist is an error. Files found in
+the user's own folders are never changed; a damaged one in the cache is replaced.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from aevb_engine.errors import DataError, StorageError
 if TYPE_CHECKING:
     from aevb_engine.data.download import Opener
 
+VARIABLE = "AEVB_DATA_DIR"
 _SLACK = 65536  # bytes that a container may add to its content
 
 
@@ -31,8 +32,8 @@ class RemoteFile:
     """One file of a data set: where it may lie, where it comes from, and what it must contain.
 
     ``names`` are the accepted file names, a download is stored under the first; ``folder`` is the data set's
-    subfolder. ``decode`` turns the bytes of the file into its content (ValueError: it is not such a file), of
-    ``size`` bytes with SHA-256 ``sha256``.
+    subfolder, ``others`` are those where other programs keep the file. ``decode`` turns the bytes of the file into its
+    content (ValueError: it is not such a file), of ``size`` bytes with SHA-256 ``sha256``.
     """
 
     folder: str
@@ -41,11 +42,16 @@ class RemoteFile:
     sha256: str
     size: int
     decode: Callable[[bytes], bytes]
+    others: tuple[str, ...] = ()
 
     @property
     def most(self) -> int:
         """The most bytes that the file itself may have."""
         return self.size + _SLACK
+
+    def places(self, base: Path) -> list[Path]:
+        """Where it may lie in a folder of data files: each name in the subfolder, in ``base`` itself, in the others."""
+        return [base / sub / name for sub in (self.folder, "", *self.others) for name in self.names]
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def content(file: RemoteFile, request: DataRequest, opener: Opener | None = None
     ``opener`` opens a mirror's address (default: https only).
     Raises DataError (wrong or missing file, failed download, with where to put it) or StorageError.
     """
-    folders = search_folders(request.data_dir)
+    folders = search_folders(request.data_dir, request.asked)
     target = folders[0].path / file.folder / file.names[0]
     damaged = ""
     for folder, path in _candidates(file, folders):
@@ -82,26 +88,50 @@ def content(file: RemoteFile, request: DataRequest, opener: Opener | None = None
             damaged, target = f" (the file there is damaged: {error})", path
     place = f"put the file from {file.urls[0]} at {target}{damaged}"
     if request.offline:
-        raise DataError(f"{file.folder}: {file.names[0]} is missing and --offline forbids the download; {place}")
+        looked = ", ".join(str(folder.path) for folder in folders)
+        raise DataError(
+            f"{file.folder}: {file.names[0]} is missing in {looked}, and --offline forbids the download; {place}"
+        )
     return Content(_download(file, target, place, request.progress, opener), target)
 
 
-def search_folders(data_dir: Path | None) -> list[Folder]:
-    """Where data files are searched, first to last; never empty."""
+def search_folders(data_dir: Path | None, asked: str = "--data-dir") -> list[Folder]:
+    """Where data files are searched, first to last; never empty. DataError where the one asked for is not there.
+
+    ``asked`` is what gave ``data_dir``, for errors. The command line gives the variable's folder as ``data_dir``, too;
+    an option that names another counts more.
+    """
     folders = []
-    if data_dir is not None:
-        folders.append(Folder(Path(data_dir).expanduser()))
-    if os.environ.get("AEVB_DATA_DIR"):
-        folders.append(Folder(Path(os.environ["AEVB_DATA_DIR"]).expanduser()))
-    for folder in folders:
-        if folder.path.exists() and not folder.path.is_dir():
-            raise DataError(f"data folder {folder.path} is not a folder; give one with --data-dir")
+    variable = os.environ.get(VARIABLE)
+    named = Path(variable).expanduser() if variable else None
+    given = Path(data_dir).expanduser() if data_dir is not None else None
+    if given is not None and (named is None or given.absolute() != named.absolute()):
+        folders.append(Folder(_there(given, asked)))
+        if named is not None:
+            with suppress(DataError):
+                folders.append(Folder(_there(named, VARIABLE)))
+    elif named is not None:
+        folders.append(Folder(_there(named, VARIABLE)))
     try:
         folders.append(Folder(cache_folder(), own=True))
     except RuntimeError:
         if not folders:
-            raise DataError("no home folder for a cache of data files; give a folder with --data-dir") from None
+            raise DataError(f"no home folder for a cache of data files; give a folder with {asked}") from None
     return folders
+
+
+def _there(path: Path, asked: str) -> Path:
+    """The folder that an option or a variable names; DataError where it is none."""
+    try:
+        if path.is_dir():
+            return path
+        there = path.exists()
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"{asked}: {path} cannot be looked into ({why}); give a folder with {asked}") from error
+    if there:
+        raise DataError(f"{asked}: {path} is not a folder; give one with {asked}")
+    raise DataError(f"{asked}: there is no folder {path}; create it, or give another one with {asked}")
 
 
 def cache_folder(platform: str = sys.platform, environment: Mapping[str, str] = os.environ) -> Path:
@@ -154,11 +184,9 @@ def _sync_folder(path: Path) -> None:
 
 def _candidates(file: RemoteFile, folders: list[Folder]) -> Iterator[tuple[Folder, Path]]:
     for folder in folders:
-        for place in (folder.path / file.folder, folder.path):
-            for name in file.names:
-                path = place / name
-                if path.is_file():
-                    yield folder, path
+        for path in file.places(folder.path):
+            if path.is_file():
+                yield folder, path
 
 
 def _read(file: RemoteFile, path: Path) -> bytes:

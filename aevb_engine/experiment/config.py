@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from aevb_engine.errors import DataError, UsageError, suggest
@@ -101,6 +102,13 @@ class RunConfig:
     def from_mapping(values: Mapping[str, Any], where: str) -> RunConfig:
         """From a stored record or a TOML file; DataError on an unknown key (with a suggestion) or a wrong type."""
         return RunConfig(**checked(values, where))
+
+    @staticmethod
+    def of_record(record: Mapping[str, Any], where: str) -> RunConfig:
+        """That of a run's record, wherever the run is now: a data folder that is gone was not asked for here."""
+        config = RunConfig.from_mapping(record["config"], where)
+        there = config.data_dir is None or os.path.isdir(config.data_dir)  # noqa: PTH112 # and False if not allowed
+        return config if there else replace(config, data_dir=None)
 
 
 def checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def open_run(
     record = folder.read_record()
     if "config" not in record:
         raise FileFormatError(f"{folder.path} holds no configuration: it ended before training began; run it anew")
-    config = RunConfig.from_mapping(record["config"], str(folder.record_path))
+    config = RunConfig.of_record(record, str(folder.record_path))
     store = CheckpointStore(folder.checkpoints)
     checkpoint, which = _checkpoint(folder, store, which)
     changes: dict[str, Any] = {"threads": threads}  # not the run's own, which are those that pay in a step

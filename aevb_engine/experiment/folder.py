@@ -148,6 +148,10 @@ class RunFolder:
             raise FileFormatError(f"{shown(found)} is not a run folder but a file; name the folder of a run")
         folder = cls(found)
         if not folder.record_path.exists():
+            inside = sorted(record.parent for record in found.glob("*/run.json"))
+            if inside:
+                such = f"such as {shown(inside[0])}"
+                raise FileFormatError(f"{shown(found)} is no run but holds {len(inside)}, {such}; name one of them")
             raise FileFormatError(f"{shown(found)} is not a run folder (it has no run.json); name the folder of a run")
         folder.read_record()
         return folder

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -90,12 +90,14 @@ class MetricsLog:
         step: int,
         fallback: Mapping[str, tuple[Sequence[str], Rows]] | None = None,
         *,
+        whole: Collection[str] = (),
         timeout: float = 60.0,
     ) -> Self:
         """The log cut to the rows whose "step" is at most `step`, published by replace and open to append.
 
         `fallback` (rows kept in the checkpoint) rebuilds a log that is missing or damaged, and a table that
-        has fewer rows than it; `warnings` of the result says so. FileFormatError when the log is needed but
+        has fewer rows than it; `warnings` of the result says so. The tables in `whole` become those of `fallback`,
+        which knows all of their rows. FileFormatError when the log is needed but
         cannot be read.
         """
         target = Path(path)
@@ -120,6 +122,7 @@ class MetricsLog:
                     raise FileFormatError(f"{shown(target)} has other columns in {name!r} than the checkpoint")
                 if len(copy) > len(rows):
                     warnings.append(f"{len(copy) - len(rows)} rows of {name!r} restored from the checkpoint")
+                if len(copy) > len(rows) or name in whole:
                     rows = copy
             result[name] = (columns, rows)
         atomic.write_bytes(target, _image(result))

@@ -9,16 +9,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aevb_engine.backend.replay import Together, grouped
 from aevb_engine.errors import BackendError, Stopped, TrainingError
-from aevb_engine.experiment import run
+from aevb_engine.experiment import ranking, run
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.run import Display, Quiet, Recorder
@@ -32,10 +30,14 @@ Told = Callable[[RunFolder, Session, dict[str, Any]], None]
 
 @dataclass
 class Ended:
-    """What has come of the runs: folder and result of each that reached its end, a line for each that did not."""
+    """What has come of the runs: folder and result of each that reached its end, a line for each that did not.
+
+    ``lost`` are the latter: run, seed and what is varied of each.
+    """
 
     runs: list[tuple[RunFolder, dict[str, Any]]]
     diverged: list[str]
+    lost: list[dict[str, Any]] = field(default_factory=list)
 
     def check(self) -> None:
         """TrainingError where some diverged."""
@@ -81,15 +83,20 @@ def start(
                 result = run.train(recorder)
             trained.add(i, recorder.folder, session, result)
         except Diverged as error:
-            trained.lost[i] = f"{each.label}: {error}"
+            trained.lost[i] = recorder.folder, f"{each.label}: {error}"
         except Stopped as error:
             later = [r.label for j, r in enumerate(runs) if j > i and j not in side]
             raise Stopped(f"{error}" + (f"; not begun: {'; '.join(later)}" if later else "")) from None
         finally:
             session.backend.close()
-    lost = [trained.lost[i] for i in sorted(trained.lost)]
+    lost = [(runs[i], *trained.lost[i]) for i in sorted(trained.lost)]
     done = [(runs[i], *trained.done[i]) for i in sorted(trained.done)]
-    return Ended([(f, {**result, "varied": dict(r.varied)} if vary else result) for r, f, result in done], lost)
+    gone: list[dict[str, Any]] = [
+        {"run": str(f.path), "status": "diverged", "seed": r.config.seed} | ({"varied": dict(r.varied)} if vary else {})
+        for r, f, _ in lost
+    ]
+    ended_well = [(f, {**result, "varied": dict(r.varied)} if vary else result) for r, f, result in done]
+    return Ended(ended_well, [line for *_, line in lost], gone)
 
 
 def _prepared(runs: list[Planned], display: Display) -> dict[int, Session]:
@@ -113,7 +120,7 @@ class _Trained:
 
     def __init__(self, ended: Told | None) -> None:
         self.done: dict[int, tuple[RunFolder, dict[str, Any]]] = {}
-        self.lost: dict[int, str] = {}
+        self.lost: dict[int, tuple[RunFolder, str]] = {}
         self.stopped: list[str] = []
         self._ended = ended
 
@@ -199,7 +206,7 @@ class _Group:
         except Diverged as error:
             del self.live[recorder]
             number, label = self.recorders[recorder]
-            self.trained.lost[number] = f"{label}: {error}"
+            self.trained.lost[number] = recorder.folder, f"{label}: {error}"
         except Stopped:
             self.trained.stopped.append(str(recorder.folder.path))
 
@@ -246,29 +253,13 @@ def _replay(recorder: Recorder) -> Any:
     return recorder.session.trainer.inner.replay
 
 
-def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(results: list[dict[str, Any]], lost: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """One record of all: each result, and mean and standard deviation of the test bound over the seeds.
 
-    Where options are varied, ``combinations`` holds these two of each.
+    Where options are varied, ``combinations`` holds these of each, ranked.
     """
     found: dict[str, Any] = {"schema": run.SCHEMA, "replicas": results}
-    if results and "varied" in results[0]:
-        combinations: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
-        for result in results:
-            varied = {key: value for key, value in result["varied"].items() if key != "seed"}
-            seeds = next((some for known, some in combinations if known == varied), None)
-            if seeds is None:
-                combinations.append((varied, seeds := []))
-            seeds.append(result)
-        return {**found, "combinations": [{"varied": v, "runs": len(some), **_mean(some)} for v, some in combinations]}
-    return {**found, **_mean(results)}
-
-
-def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
-    bounds = [r["test_bound"] for r in results if r["test_bound"] is not None]
-    if len(bounds) < len(results):
-        return {}
-    return {
-        "test_bound": float(np.mean(bounds)),
-        "test_bound_sd": float(np.std(bounds, ddof=1)) if len(bounds) > 1 else None,
-    }
+    if not any("varied" in each for each in (*results, *lost)):
+        bound = ranking.means(results)
+        return {**found, **{name: bound[name] for name in ("test_bound", "test_bound_sd") if name in bound}}
+    return {**found, **ranking.ranked(results, lost)}

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.errors import AevbError, FileFormatError, Stopped
+from aevb_engine.errors import AevbError, FileFormatError, Stopped, UsageError
 from aevb_engine.evaluation.bound import summary
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
+from aevb_engine.experiment import lengthen
 from aevb_engine.experiment.atomic import quoted
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.config import RunConfig
@@ -103,17 +104,26 @@ def resume(
     *,
     root: Path = Path("runs"),
     exact: bool = False,
+    steps: int | None = None,
+    epochs: float | None = None,
     display: Display | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[RunFolder, Session, dict[str, Any]]:
-    """Go on from the newest sound checkpoint, to the same bits; a finished run is returned as it is."""
+    """Go on from the newest sound checkpoint, to the same bits; a finished run is returned as it is.
+
+    ``steps`` or ``epochs``: the new length in all, of a run that is finished or not, to the bits of a run of that
+    length from the start; where that cannot be, a note says so (``exact``: an error).
+    """
     display = display or Quiet()
     folder = RunFolder.open(path, root)
     with folder.lock():
         record = folder.read_record()
         if "config" not in record:
             raise FileFormatError(f"{folder.path} holds no configuration: it ended before training began; start anew")
-        config = RunConfig.from_mapping(record["config"], str(folder.record_path))
+        config = RunConfig.of_record(record, str(folder.record_path))
+        longer = steps is not None or epochs is not None
+        if longer:
+            config = lengthen.changed(config, record, steps, epochs)
         now = environment()
         other = differences(record.get("environment") or {}, now)
         if other:
@@ -146,13 +156,24 @@ def resume(
         if checkpoint is not None:
             step = checkpoint.step
             progress = restore(session, checkpoint)
+            lengthen.drop_end(session, progress)
             fallback["eval"] = (EVAL_COLUMNS, progress.evaluations)
             fallback["train"] = (TRAIN_COLUMNS, progress.tail)
-        if ended and step == record.get("step"):
+        fields: dict[str, Any] = {}
+        if longer:
+            lengthen.check(session, max(step, record.get("step") or 0) if ended else step)
+        if longer and not (ended and session.total_steps == step):
+            lines = lengthen.inexact(session, progress, record)
+            if lines and exact:
+                raise UsageError(f"--exact: {lines[0]}")
+            fields, more = lengthen.go_on(session, progress, record)
+            for line in (*more, *lines):
+                display.note(line)
+        if ended and step == record.get("step") and not fields:
             display.begin(folder, session)
             return folder, session, {**ended, "run": str(folder.path)}
-        folder.update(status="running", resumed_from=step, environment=now, error=None)
-        with MetricsLog.resume(folder.metrics_path, step, fallback) as log:
+        folder.update(status="running", resumed_from=step, environment=now, error=None, **fields)
+        with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",)) as log:
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
@@ -293,7 +314,8 @@ class Recorder:
         self.display.steps(rows, self.session.total_steps, self.progress.seconds)
         self.folder.heartbeat(step=self.session.trainer.step)
         wait = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self._cost)
-        at_evaluation = self.session.held_out is not None and self.session.trainer.step % self.session.eval_every == 0
+        step, total = self.session.trainer.step, self.session.total_steps
+        at_evaluation = self.session.held_out is not None and (step % self.session.eval_every == 0 or step == total)
         if not at_evaluation and time.monotonic() - self._saved_at > wait:
             self.save(is_best=False)
 
@@ -354,6 +376,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "dataset": config.dataset,
         "binarize": config.binarize,
         "decoder": config.decoder,
+        "measure": session.model.likelihood.support.measure,
         "optimizer": config.optimizer,
         "objective": config.objective,
         "seed": config.seed,
@@ -372,6 +395,8 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "threads": config.threads,
         "warnings": session.warnings,
     }
+    if session.held_out_is == "validation":
+        record[f"validation_{session.criterion}"] = progress.convergence.best  # of the best checkpoint
     if per_point is not None and bound is not None and np.isfinite(bound):
         found = remarks(judged(session, progress, per_point))
         record |= {"active_units": found.active, "independent_columns": found.independent, "ppca": found.linear}

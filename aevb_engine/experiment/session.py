@@ -145,7 +145,7 @@ def prepare(
             multiply_adds=multiply_adds(model, config.batch_size * config.samples), resumed=resumed,
         )  # fmt: skip
     initialize(model, train, dataset, config)
-    total, every = _lengths(config, len(train), chosen.updates)
+    total, every = lengths(config, len(train), chosen.updates)
     threads = config.threads or choose_threads(model, config.batch_size * config.samples, backend.threads)
     config = replace(
         config,
@@ -283,7 +283,7 @@ def without_length(config: RunConfig) -> RunConfig:
     return replace(config, lr_schedule=config.lr_schedule or CONSTANT)
 
 
-def _lengths(config: RunConfig, count: int, updates: int) -> tuple[int, int]:
+def lengths(config: RunConfig, count: int, updates: int) -> tuple[int, int]:
     """Steps in all, and between evaluations: an epoch, but at least ten evaluations a run.
 
     An epoch passes all data points once, whatever the number of ``updates`` that a batch is used for.

@@ -44,18 +44,21 @@ class Planned:
 
 
 def parse_vary(items: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """``KEY=V1,V2`` by option; UsageError where one cannot be read."""
+    """``KEY=V1,V2`` by option, of run or (``KIND.KEY``) of a plugin; UsageError where one cannot be read."""
     found: dict[str, tuple[str, ...]] = {}
     for item in items:
         key, equals, values = item.partition("=")
         name = key.strip().replace("-", "_")
+        kind, dot, of_plugin = name.partition(".")
         texts = tuple(v.strip() for v in values.split(","))
-        if not equals or not name or not all(texts):
+        if not equals or not name or not all(texts) or (dot and not of_plugin):
             raise UsageError(f"--vary {item}: write KEY=V1,V2,... with an option of run and its values")
-        if name not in KEYS:
+        if dot and kind not in registry.GROUPS:
+            raise UsageError(f"--vary {item}: '{kind}' takes no options: {suggest(kind, registry.GROUPS)}")
+        if not dot and name not in KEYS:
             known = [k.replace("_", "-") for k in KEYS]
             raise UsageError(f"--vary {item}: '{key.strip()}' cannot be varied: {suggest(key.strip(), known)}")
-        option = name.replace("_", "-")
+        option = name if dot else name.replace("_", "-")
         if option in found:
             raise UsageError(f"--vary {item}: {option} is varied already; give all of its values at once")
         found[option] = texts
@@ -74,20 +77,36 @@ def plan(config: RunConfig, replicas: int | None, vary: Mapping[str, Sequence[st
     count = (replicas or 1) * math.prod(len(texts) for texts in vary.values())
     if count > MOST:
         raise UsageError(f"--vary: {count} runs; at most {MOST} are possible")
-    choices = [[(text, _value(key, text)) for text in texts] for key, texts in vary.items()]
-    for key, values in zip(vary, choices, strict=True):
-        for i, (text, value) in enumerate(values):
-            if value in [v for _, v in values[:i]]:
+    runs: list[Planned] = []
+    known: dict[tuple[tuple[str, Any], ...], tuple[int, ...]] = {}
+    for places in product(*(range(len(texts)) for texts in vary.values())):
+        texts = tuple(values[i] for values, i in zip(vary.values(), places, strict=True))
+        chosen, varied = _with(config, dict(zip(vary, texts, strict=True)))
+        before = known.setdefault(tuple(varied.items()), places)
+        for key, text, i, j in zip(vary, texts, before, places, strict=True):
+            if i != j:
                 raise UsageError(f"--vary {key}: the value {text} is there twice")
-    runs = []
-    for combination in product(*choices):
-        varied = {key: value for key, (_, value) in zip(vary, combination, strict=True)}
-        chosen = replace(config, **{key.replace("-", "_"): value for key, value in varied.items()})
-        _check_names(chosen)
-        texts = tuple(text for text, _ in combination)
         seeds = range(chosen.seed, chosen.seed + (replicas or 1))
         runs += [Planned(replace(chosen, seed=seed), varied, texts) for seed in seeds]
     return runs
+
+
+def _with(config: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration with these values, and each as its option takes it; UsageError where one does not."""
+    varied: dict[str, Any] = {key: None if "." in key else _value(key, text) for key, text in texts.items()}
+    chosen = replace(config, **{key.replace("-", "_"): value for key, value in varied.items() if "." not in key})
+    of_plugins = [key for key in texts if "." in key]
+    for key in of_plugins:
+        kind, _, name = key.partition(".")
+        options = {**getattr(chosen, f"{kind}_options"), name: texts[key]}  # texts, as -o leaves them
+        changed: dict[str, Any] = {f"{kind}_options": options}
+        chosen = replace(chosen, **changed)
+    names = _names(chosen)
+    for key in of_plugins:
+        kind, _, name = key.partition(".")
+        option = registry.options(registry.load(kind, names[kind]))[name]  # type: ignore[arg-type,index]
+        varied[key] = registry.convert(key, texts[key], option.annotation)
+    return chosen, varied
 
 
 def _value(key: str, text: str) -> Any:
@@ -98,10 +117,16 @@ def _value(key: str, text: str) -> Any:
     return value
 
 
-def _check_names(config: RunConfig) -> None:
-    """UsageError where a plugin or its options do not exist."""
-    for kind in registry.GROUPS:
-        name = getattr(config, kind)
-        if name is not None:
-            registry.create(kind, name, getattr(config, f"{kind}_options"))
+def _names(config: RunConfig) -> dict[registry.Kind, str]:
+    """The plugin of each kind; UsageError where one or an option of it does not exist."""
+    source = registry.create("dataset", config.dataset, config.dataset_options)
+    names: dict[registry.Kind, str] = {
+        "dataset": config.dataset,
+        "decoder": config.decoder or str(getattr(source, "decoder", "bernoulli")),
+        "optimizer": config.optimizer,
+        "objective": config.objective,
+    }
+    for kind, name in names.items():
+        registry.create(kind, name, getattr(config, f"{kind}_options"))
     parse_schedule(config.lr_schedule or CONSTANT)
+    return names

@@ -39,6 +39,8 @@ def configuration(
     for kind, options in parse_pairs(pairs).items():
         asked[f"{kind}_options"] = {**values.get(f"{kind}_options", {}), **options}
     merged = {**values, **asked}
+    if merged.get("data_dir") == "":
+        raise UsageError("--data-dir: the name of a folder is needed")
     if merged.get("data_dir"):
         merged["data_dir"] = str(Path(merged["data_dir"]).expanduser().absolute())  # a resume may start elsewhere
     return RunConfig(**merged)

@@ -38,7 +38,9 @@ def datasets() -> None:
 def list_(data_dir: str | None, as_json: bool) -> None:
     """All data sets with where their files are; nothing is loaded."""
     from aevb_engine import registry
+    from aevb_engine.data.files import search_folders
 
+    search_folders(_asked(data_dir))  # an error here is of no single data set
     found = []
     for plugin in registry.plugins("dataset"):
         entry: dict[str, Any] = {
@@ -103,7 +105,7 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     from aevb_engine.data.dataset import DataRequest
 
     with Interrupt() as interrupt, displays.choose(interrupt, quiet=quiet, verbose=False) as screen:
-        source.load(DataRequest(data_dir=Path(data_dir) if data_dir else None, progress=screen.data))
+        source.load(DataRequest(data_dir=_asked(data_dir), progress=screen.data))
         interrupt.check()
     found = files(factory, data_dir)
     if as_json:
@@ -125,11 +127,11 @@ def files(factory: Callable[..., Any], data_dir: str | None) -> list[dict[str, A
     remote = [value for value in vars(module).values() if isinstance(value, RemoteFile)] if module else []
     if not remote:
         return []
-    folders = [f.path for f in search_folders(Path(data_dir) if data_dir else None)]
+    folders = [f.path for f in search_folders(_asked(data_dir))]
     return [
         {
             "name": file.names[0],
-            "path": next((str(p) for base in folders for p in _places(base, file) if p.is_file()), None),
+            "path": next((str(p) for base in folders for p in file.places(base) if p.is_file()), None),
             "target": str(folders[0] / file.folder / file.names[0]),
             "urls": list(file.urls),
             "sha256": file.sha256,
@@ -138,8 +140,8 @@ def files(factory: Callable[..., Any], data_dir: str | None) -> list[dict[str, A
     ]
 
 
-def _places(base: Path, file: Any) -> list[Path]:
-    return [folder / name for folder in (base / file.folder, base) for name in file.names]
+def _asked(data_dir: str | None) -> Path | None:
+    return Path(data_dir) if data_dir else None
 
 
 def _where(found: list[dict[str, Any]]) -> str:

@@ -25,8 +25,8 @@ def _choice(*names: str) -> dict[str, Any]:
 # Name, section, help, and what click needs. Defaults are those of RunConfig; a test compares the words in brackets.
 OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--dataset", "Data", "Data set; see `aevb-engine datasets list`. [glyphs]", {"metavar": "NAME"}),
-    ("--data-dir", "Data", "Folder with data files; missing ones are downloaded into it. [the user's cache]",
-     {"metavar": "DIR", "envvar": "AEVB_DATA_DIR"}),
+    ("--data-dir", "Data", "Folder with data files, one that exists; missing files are downloaded into it. "
+     "[the user's cache]",     {"metavar": "DIR", "envvar": "AEVB_DATA_DIR"}),
     ("--offline", "Data", "Never download.", FLAG),
     ("--binarize", "Data", "How grey pixels become 0 or 1; dynamic: a fresh draw each step. [set by the data]",
      _choice("none", "threshold", "static", "dynamic")),
@@ -69,8 +69,8 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("--threads", "Machine", "[as many as pay]", {"type": int, "metavar": "N"}),
     ("--replicas", "Machine", "Train from so many seeds, --seed and those after it, each into a folder of its own; in "
      "one kernel under --trainer persistent. [1]", {"type": int, "metavar": "N"}),
-    ("--vary", "Machine", "Train with each of these values of an option, and with all combinations where it is "
-     "repeated; as --replicas, and with it.", {"metavar": "KEY=V1,V2", "multiple": True}),
+    ("--vary", "Machine", "Train with each of these values of an option, of a plugin's as KIND.KEY, and with all "
+     "combinations where it is repeated; as --replicas, and with it.", {"metavar": "KEY=V1,V2", "multiple": True}),
     ("--config", "Configuration", "TOML file with any of these options by name.", {"metavar": "FILE.toml"}),
     ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, and so for optimizer, objective, dataset; repeat "
      "for more. See `aevb-engine plugins show`.", {"metavar": "KIND.KEY=VALUE", "multiple": True}),

@@ -99,6 +99,7 @@ def gather(folder: RunFolder) -> dict[str, Any]:
         "held_out": stored.get("held_out"),
         "heartbeat": stored.get("heartbeat"),
         "resumed_from": stored.get("resumed_from"),
+        "lengthened": stored.get("lengthened"),
         "config": config,
         "changed": changed(config),
         "data": stored.get("data") or {},
@@ -176,6 +177,9 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
     result, data = record["result"] or {}, record["data"]
     place = quoted(record["run"])
     rows = [("run", record["run"]), ("status", _status(record))]
+    if isinstance(record["lengthened"], list):
+        known = [note for note in record["lengthened"] if isinstance(note, dict)]
+        rows += [("lengthened", f"at step {n.get('step')} from {n.get('from')} to {n.get('to')} steps") for n in known]
     if record["error"]:
         rows.append(("error", one_line(record["error"])))
     if result and result.get("test_bound") is None and result.get("train_bound") is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import duration, echo_json, number, pairs, say, setting, table
+from aevb_cli.text import duration, echo_json, number, pairs, say
 from aevb_engine.errors import AevbError, Stopped
 from aevb_engine.experiment.atomic import quoted
 
@@ -65,6 +65,7 @@ def work_many(
     begin: Callable[[Any, Any, Any], Any], *, as_json: bool, quiet: bool, verbose: bool, figures: bool
 ) -> None:
     """The same for replicas: ``begin(display, stop, ended)`` calls ``ended`` with what it returns for ``work``."""
+    from aevb_cli.sweep import compared
     from aevb_engine.experiment.replicas import summary as together
 
     began = time.monotonic()
@@ -82,11 +83,13 @@ def work_many(
         for problem in problems:
             if not quiet:
                 warn(problem)
-    record = together([result for _, result in found.runs]) | ({"diverged": found.diverged} if found.diverged else {})
+    record = together([result for _, result in found.runs], found.lost)
+    if found.diverged:
+        record |= {"diverged": found.diverged, "lost": found.lost}
     if as_json:
         echo_json(record)
     elif not quiet and "combinations" in record:
-        say(compared(record))
+        say(compared(record, _near))
     elif not quiet:
         for folder, result in found.runs:
             say(f"seed {result['seed']}\n{summary(folder.path, result, drawn[folder.path])}\n")
@@ -98,26 +101,6 @@ def work_many(
     if not as_json and not quiet:
         tell(f"{len(found.runs)} runs, {duration(time.monotonic() - began)} in all")
     found.check()
-
-
-def compared(record: Mapping[str, Any]) -> str:
-    """The end of varied runs: a row a run, and a row a combination where it has several seeds."""
-    keys = list(record["combinations"][0]["varied"])
-    rows = [
-        (*(setting(r["varied"][key]) for key in keys), str(r["seed"]), number(r["test_bound"]),
-         quoted(_near(Path(r["run"]))))
-        for r in record["replicas"]
-    ]  # fmt: skip
-    text = table((*keys, "seed", "test bound", "run"), rows, right=range(len(keys) + 2))
-    means = [
-        (*(setting(c["varied"][key]) for key in keys), str(c["runs"]), number(c["test_bound"]),
-         f"{c['test_bound_sd']:.2f}")
-        for c in record["combinations"] if c.get("test_bound_sd") is not None
-    ]  # fmt: skip
-    if not means:
-        return text
-    head = (*keys, "seeds", "mean test bound", "standard deviation")
-    return f"{text}\n\n{table(head, means, right=range(len(head)))}"
 
 
 def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tuple[list[Path], str]:

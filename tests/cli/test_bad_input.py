@@ -129,6 +129,14 @@ def test_data_dir_that_is_a_file(one_error):
     assert "--data-dir" in one_error(3, "run", "--dataset", "mnist", "--data-dir", "file")
 
 
+def test_data_dir_that_is_not_there(one_error, monkeypatch):
+    line = one_error(3, "run", "--dataset", "mnist", "--data-dir", "gone")
+    assert f"--data-dir: there is no folder {Path('gone').absolute()}; create it" in line
+    assert "the name of a folder" in one_error(2, "run", "--data-dir", "")
+    monkeypatch.setenv("AEVB_DATA_DIR", "gone")
+    assert "AEVB_DATA_DIR: there is no folder" in one_error(3, "run", "--dataset", "mnist", "--offline")
+
+
 def test_gpu_that_is_not_there(call, small):
     result = call("run", *small, "--steps", "1", "--backend", "gpu", "--no-figures")
     if result.exit_code != 0:  # a machine with a device may go on
@@ -199,6 +207,13 @@ def test_a_folder_without_record_is_no_run(one_error):
     Path("plain").mkdir()
     assert "run.json" in one_error(4, "show", "plain")
     assert "run.json" in one_error(4, "resume", "plain")
+
+
+def test_a_folder_of_runs_is_no_run(one_error, train):
+    for name in ("b", "a"):
+        train("--output", f"all/{name}")
+    line = one_error(4, "resume", "all", "--steps", "50")
+    assert line == "error: all is no run but holds 2, such as all/a; name one of them"
 
 
 def test_damaged_record(one_error, train):

@@ -24,6 +24,24 @@ def test_datasets_list_says_where_files_are(call, monkeypatch):
     assert by_name["freyfaces"]["files"][0]["path"] is None
 
 
+def test_datasets_in_the_folder_of_torchvision(call):
+    folder = Path("data/MNIST/raw")
+    folder.mkdir(parents=True)
+    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{stem}-ubyte").touch()
+    assert "found in data/MNIST/raw" in call("datasets", "list", "--data-dir", "data").stdout
+    shown = json.loads(call("datasets", "show", "mnist", "--data-dir", "data", "--json").stdout)["files"]
+    assert [Path(f["path"]).parent for f in shown] == [folder] * 4
+
+
+@pytest.mark.parametrize("args", [("list",), ("show", "mnist"), ("fetch", "mnist", "--quiet")])
+def test_a_data_folder_that_is_not_there(one_error, call, monkeypatch, args):
+    assert "--data-dir: there is no folder gone; create it" in one_error(3, "datasets", *args, "--data-dir", "gone")
+    monkeypatch.setenv("AEVB_DATA_DIR", "gone")
+    assert "AEVB_DATA_DIR: there is no folder gone; create it" in one_error(3, "datasets", *args)
+    assert call("datasets", "fetch", "glyphs", "--quiet").exit_code == 0  # it needs none
+
+
 def test_datasets_show(call):
     result = call("datasets", "show", "simulated-binary")
     assert "-o dataset.train" in result.stdout

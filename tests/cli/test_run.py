@@ -89,11 +89,98 @@ def test_varied_runs_are_compared(call, small):
 def test_varied_runs_end_in_a_table(call, small):
     options = (*small, "--vary", "hidden=8,none", "--steps", "10", "--no-figures")
     lines = call("run", *options).stdout.splitlines()
-    assert lines[0].split() == ["hidden", "seed", "test", "bound", "run"]
-    assert [line.split()[:2] for line in lines[1:]] == [["8", "0"], ["none", "0"]]
+    assert lines[0].split() == ["rank", "hidden", "seed", "train", "bound", "test", "bound", "run"]
+    assert sorted(line.replace(" *", "").split()[1:3] for line in lines[1:3]) == [["8", "0"], ["none", "0"]]
+    assert lines[3:] == [
+        "",
+        "ranked by the test bound, for display only: --validation F holds out rows that choose; * is the best",
+    ]
     lines = call("run", *options, "--replicas", "2").stdout.splitlines()
-    assert lines[6].split() == ["hidden", "seeds", "mean", "test", "bound", "standard", "deviation"]
-    assert [line.split()[:2] for line in lines[7:]] == [["8", "2"], ["none", "2"]]
+    assert lines[6].split() == ["rank", "hidden", "seeds", "mean", "test", "bound", "standard", "deviation"]
+    assert sorted(line.replace(" *", "").split()[1:3] for line in lines[7:9]) == [["8", "2"], ["none", "2"]]
+
+
+def test_a_sweep_is_ranked_by_what_chooses(call, small):
+    """The validation bound of the best checkpoint; runs that diverged are last, with the word."""
+    options = (*small, "--vary", "lr=1e30,0.03,0.0001", "--validation", "0.2", "--batch-size", "50", "--steps", "60",
+               "--initial", "normal", "--replicas", "2", "--no-figures", "--output")  # fmt: skip
+    record = json.loads(call("run", *options, "a", "--json").stdout)
+    found = {c["varied"]["lr"]: c for c in record["combinations"]}
+    assert record["ranked_by"] == "validation_bound"
+    assert [found[lr]["rank"] for lr in (0.0001, 0.03, 1e30)] == [1, 2, None]  # there is nothing to learn
+    assert (found[1e30]["runs"], found[1e30]["diverged"]) == (0, 2)
+    mine = [r["validation_bound"] for r in record["replicas"] if r["varied"]["lr"] == 0.03]
+    assert found[0.03]["validation_bound"] == pytest.approx(sum(mine) / 2)
+    assert found[0.03]["validation_bound_sd"] == pytest.approx(abs(mine[0] - mine[1]) / 2**0.5)
+    assert [(r["seed"], r["status"]) for r in record["lost"]] == [(0, "diverged"), (1, "diverged")]
+    for result in record["replicas"]:
+        scored = json.loads(Path(result["run"], "checkpoints/best.json").read_text())
+        assert (scored["score"], scored["step"]) == (result["validation_bound"], result["best_step"])
+    lines = call("run", *options, "b").stdout.splitlines()
+    assert lines[0].split("  ") == [*lines[0].split("  ")[:-1], "run"]
+    assert [n in lines[0] for n in ("train bound", "validation bound", "test bound")] == [True] * 3
+    assert [line.split()[:4] for line in lines[1:3]] == [["1", "*", "0.0001", "0"], ["1", "*", "0.0001", "1"]]
+    assert [line.split()[:3] for line in lines[3:5]] == [["2", "0.03", "0"], ["2", "0.03", "1"]]
+    assert [line.split() for line in lines[5:7]] == [
+        ["-", "1e+30", str(s), "-", "-", "diverged", f"b/lr-1e30-seed-{s}"] for s in (0, 1)
+    ]
+    assert lines[8].split("  ")[-1] == "mean test bound"
+    assert [line.split()[0] for line in lines[9:12]] == ["1", "2", "-"]
+    assert "0, 2 diverged" in lines[11]
+    assert lines[-1] == "ranked by the validation bound of the best checkpoint; * is the best"
+
+
+def test_a_sweep_of_runs_that_do_not_compare(call):
+    options = ("--dataset", "simulated-normal", "-o", "dataset.test=50", "--vary", "dataset.train=100,200",
+               "--vary", "objective.beta=1,2", "--objective", "beta", "--hidden", "4", "--steps", "5",
+               "--no-figures")  # fmt: skip
+    lines = call("run", *options).stdout.splitlines()
+    assert [line.replace(" *", "").split()[:2] for line in lines[1:5]] == [
+        ["1", "100"], ["2", "100"], ["1", "200"], ["2", "200"],
+    ]  # fmt: skip
+    assert lines[-1] == "runs of another dataset.train do not compare: each has ranks of its own"
+
+
+def test_a_sweep_where_all_diverge_is_shown(call, small):
+    result = call("run", *small, "--vary", "lr=1e30,1e29", "--steps", "10", "--no-figures", "--output", "a")
+    assert result.exit_code == 1
+    assert [line.split()[-2:] for line in result.stdout.splitlines()[1:]] == [
+        ["diverged", "a/lr-1e30-seed-0"], ["diverged", "a/lr-1e29-seed-0"],
+    ]  # fmt: skip
+    assert "2 of 2 replicas diverged" in result.stderr
+
+
+def test_a_sweep_without_bounds_says_what_ranks_it(call, small):
+    options = (*small, "--steps", "10", "--no-figures", "--vary")
+    said = {
+        "objective=elbo,autoencoder": "test reconstruction, for display only: not all runs have a bound",
+        "objective=elbo,mcem": "reconstruction of the training batches, for display only: not all runs have more",
+    }
+    for vary, words in said.items():
+        lines = call("run", *options, vary).stdout.splitlines()
+        assert lines[-1] == f"ranked by the {words}; * is the best"
+        assert "train reconstruction" in lines[0]
+
+
+def test_options_of_plugins_are_varied(call):
+    """Written as for -o, into the same configuration; an option that is not varied stays."""
+    options = ("--dataset", "simulated-normal", "-o", "dataset.train=60", "-o", "dataset.test=20", "--hidden", "4",
+               "--steps", "3", "--batch-size", "20", "--objective", "beta", "--no-figures",
+               "--json", "--quiet")  # fmt: skip
+    vary = ("--vary", "objective.beta=1,4", "--vary", "decoder.min-logvar=-7,none", "--vary", "latent-dim=2,3")
+    result = call("run", *options, *vary, "-o", "objective.warmup=2", "--output", "all")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert [r["varied"] for r in record["replicas"]] == [
+        {"objective.beta": b, "decoder.min_logvar": f, "latent-dim": z}
+        for b in (1.0, 4.0) for f in (-7.0, None) for z in (2, 3)
+    ]  # fmt: skip
+    place = Path("all/objective.beta-4-decoder.min_logvar-none-latent-dim-3-seed-0")
+    alone = call("run", *options, "-o", "objective.beta=4", "-o", "decoder.min_logvar=none", "--latent-dim", "3",
+                 "-o", "objective.warmup=2", "--output", "alone")  # fmt: skip
+    assert json.loads(alone.stdout)["test_bound"] == record["replicas"][-1]["test_bound"]
+    configs = [json.loads((p / "run.json").read_text())["config"] for p in (place, Path("alone"))]
+    assert configs[0] == configs[1]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +199,13 @@ def test_varied_runs_end_in_a_table(call, small):
         ("optimizer=adam,adamm", "did you mean 'adam'"),
         ("lr-schedule=constant,lineal", "lineal"),
         ("batch-size=10,0", "0"),
+        ("objectiv.beta=1,2", "did you mean 'objective'"),
+        ("objective.beta=1,2", "objective 'elbo' has no option 'beta'"),
+        ("optimizer.beta3=0.9", "did you mean 'beta"),
+        ("optimizer.beta1=0.9,x", "optimizer.beta1=x: a value of type float is needed"),
+        ("optimizer.beta1=0.9,2", "beta1"),
+        ("optimizer.beta1=0.9,0.90", "optimizer.beta1: the value 0.90 is there twice"),
+        ("dataset.=1", "write KEY=V1,V2"),
         ("seed=" + ",".join(map(str, range(1001))), "1001 runs; at most 1000"),
     ],
 )
@@ -214,9 +308,10 @@ def _no_data(monkeypatch):
     monkeypatch.setattr(SimulatedBinary, "load", load)
 
 
-def test_a_run_without_a_gpu_warns_of_nothing(call, small):
+def test_a_run_without_a_gpu_says_nothing_of_it(call, small):
     result = call("run", *small, "--steps", "5", "--no-figures")
-    assert "warning" not in result.stderr
+    assert "GPU" not in result.stderr
+    assert "backend" not in result.stderr
 
 
 def test_quiet_says_nothing(call, small):
@@ -319,3 +414,26 @@ def test_defaults_in_the_help_are_those_of_the_configuration():
 def test_every_field_of_the_configuration_is_an_option():
     names = {name.lstrip("-").replace("-", "_") for name, *_ in OPTIONS}
     assert {f for f in RunConfig().as_dict() if not f.endswith("_options")} <= names
+
+
+def test_a_finished_run_is_lengthened(call, train, small):
+    train("--output", "r", "--lr-schedule", "constant")  # 30 steps
+    result = call("resume", "r", "--steps", "50", "--json", "--no-figures")
+    assert result.exit_code == 0, result.stderr
+    longer = json.loads(result.stdout)
+    alone = json.loads(
+        call("run", *small, "--steps", "50", "--lr-schedule", "constant", "--json", "--no-figures").stdout
+    )
+    assert (longer["steps"], longer["test_bound"]) == (50, alone["test_bound"])
+    shown = call("show", "r").stdout
+    assert "of 50" in shown
+    assert "at step 30 from 30 to 50 steps" in shown
+    assert call("resume", "r", "--epochs", "20", "--quiet", "--no-figures").exit_code == 0  # 60 steps
+    for args, words in (
+        (("--steps", "59"), "60 steps are done"),
+        (("--steps", "0"), "a positive number is needed"),
+        (("--steps", "90", "--epochs", "30"), "exclude each other"),
+    ):
+        result = call("resume", "r", *args)
+        assert result.exit_code == 2
+        assert words in result.stderr.splitlines()[-1]

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def test_found_in_the_folder_or_its_subfolder(tmp_path: Path, name: str) -> None
 
 def test_places_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEVB_DATA_DIR", str(tmp_path / "env"))
+    for name in ("env", "given"):
+        (tmp_path / name).mkdir()
     cached = put(cache_folder() / "things" / "thing", PLAIN)
     assert content(remote(), DataRequest(data_dir=tmp_path / "given"), refuse).path == cached
     in_env = put(tmp_path / "env" / "thing", PLAIN)
@@ -67,6 +70,34 @@ def test_places_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     given = put(tmp_path / "given" / "thing", PLAIN)
     assert content(remote(), DataRequest(data_dir=tmp_path / "given"), refuse).path == given
     assert content(remote(), DataRequest(), refuse).path == in_env
+
+
+@pytest.mark.parametrize("sub", ["Things/raw", "raw"])
+def test_found_where_another_program_keeps_it(tmp_path: Path, sub: str) -> None:
+    path = put(tmp_path / sub / "thing", PLAIN)
+    file = replace(remote(), others=("Things/raw", "raw"))
+    assert content(file, DataRequest(data_dir=tmp_path, offline=True), refuse).path == path
+    put(tmp_path / "thing", PLAIN)
+    assert content(file, DataRequest(data_dir=tmp_path, offline=True), refuse).path == tmp_path / "thing"
+
+
+def test_a_folder_that_is_asked_for_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the file is in a folder further down the list."""
+    put(cache_folder() / "things" / "thing", PLAIN)
+    gone = tmp_path / "gone"
+    with pytest.raises(DataError) as caught:
+        content(remote(), DataRequest(data_dir=gone), refuse)
+    assert str(caught.value) == f"--data-dir: there is no folder {gone}; create it, or give another one with --data-dir"
+    with pytest.raises(DataError, match=f"^data_dir: there is no folder {gone}; .* with data_dir$"):
+        content(remote(), DataRequest(data_dir=gone, asked="data_dir"), refuse)
+    monkeypatch.setenv("AEVB_DATA_DIR", str(gone))
+    for data_dir in (None, gone):  # the command line gives the variable's folder itself
+        with pytest.raises(DataError, match=f"^AEVB_DATA_DIR: there is no folder {gone}; create it"):
+            content(remote(), DataRequest(data_dir=data_dir), refuse)
+    (tmp_path / "given").mkdir()
+    assert content(remote(), DataRequest(data_dir=tmp_path / "given"), refuse).data == PLAIN  # counts more
+    gone.mkdir()
+    assert content(remote(), DataRequest(), refuse).data == PLAIN
 
 
 def test_cache_folder_of_each_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +171,7 @@ def test_offline_says_where_to_put_what(tmp_path: Path) -> None:
         content(remote(), DataRequest(data_dir=tmp_path, offline=True), refuse)
     text = str(caught.value)
     assert "--offline" in text
+    assert f"is missing in {tmp_path}, {cache_folder()}, and" in text
     assert f"put the file from https://example.org/thing.gz at {tmp_path / 'things' / 'thing.gz'}" in text
     assert "\n" not in text
     assert everything(tmp_path) == []
@@ -162,6 +194,7 @@ def test_download_goes_to_the_environment_folder_or_the_cache(
     assert content(file, DataRequest(), server.opener).path == cache_folder() / "things" / "thing.gz"
     (cache_folder() / "things" / "thing.gz").unlink()
     monkeypatch.setenv("AEVB_DATA_DIR", str(tmp_path / "env"))
+    (tmp_path / "env").mkdir()
     assert content(file, DataRequest(), server.opener).path == tmp_path / "env" / "things" / "thing.gz"
 
 

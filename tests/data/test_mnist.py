@@ -12,7 +12,7 @@ import pytest
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import Binarize, DataRequest, Dataset
 from aevb_engine.errors import DataError, UsageError
-from aevb_plugins.datasets.mnist import MIRRORS, TEST_IMAGES, TRAIN_IMAGES, Mnist
+from aevb_plugins.datasets.mnist import MIRRORS, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Mnist
 
 
 def load(folder: Path, binarize: Binarize | None = None, seed: int = 1, **more: object) -> Dataset:
@@ -158,3 +158,17 @@ def test_mirrors() -> None:
     for file in (TRAIN_IMAGES, TEST_IMAGES):
         assert len(file.urls) == len(MIRRORS)
         assert all(url.startswith("https://") and url.endswith("-idx3-ubyte.gz") for url in file.urls)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("sub", ["MNIST/raw", "MNIST", "raw", "."])
+def test_the_folder_of_torchvision(original_data: Path, tmp_path: Path, sub: str) -> None:
+    """Unpacked files below MNIST/raw, whichever of its folders is named."""
+    folder = tmp_path / sub
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS):
+        packed = next(path for path in file.places(original_data) if path.is_file())
+        (folder / file.names[1]).write_bytes(file.decode(packed.read_bytes()))
+    found = load(tmp_path)
+    assert (found.train.shape, found.test.shape) == ((60000, 784), (10000, 784))
+    assert found.info["source"] == str(folder / "train-images-idx3-ubyte")

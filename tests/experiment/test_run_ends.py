@@ -226,3 +226,16 @@ def test_a_record_with_a_wrong_type_inside_is_damaged(name: str, tmp_path: Path)
     folder.update(**{name: [1]})
     with pytest.raises(FileFormatError, match=f"'{name}' is no table"):
         folder.read_record()
+
+
+def test_a_data_folder_that_is_gone_does_not_lose_the_run(tmp_path: Path) -> None:
+    """On another machine the run's data are looked for where that one has them."""
+    from aevb_engine.experiment.evaluate import open_run
+
+    data = tmp_path / "data"
+    data.mkdir()
+    stopped(RunConfig(**{**SMALL, "steps": 200}, data_dir=str(data)), tmp_path / "r")
+    assert open_run(tmp_path / "r").session.config.data_dir == str(data)
+    data.rmdir()
+    assert open_run(tmp_path / "r").session.config.data_dir is None
+    assert run.resume(tmp_path / "r")[1].config.data_dir is None

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,22 @@ def test_varied_side_by_side_each_is_as_alone(gpu: str, tmp_path: Path, monkeypa
     assert_varied_as_alone(SIDE_BY_SIDE, found, tmp_path)
 
 
+def test_varied_options_of_plugins_side_by_side(gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if gpu == "double":
+        monkeypatch.setattr(sys.modules["cupy"], "MULTIPROCESSORS", 9)
+    config = replace(SIDE_BY_SIDE, objective="beta")
+    vary = {"objective.beta": ("1", "4"), "optimizer.beta1": ("0.9", "0.5")}
+    found = start(config, None, tmp_path / "all", vary=vary)
+    for (_, session, result), (beta, first) in zip(found, product(*vary.values()), strict=True):
+        assert result["varied"] == {"objective.beta": float(beta), "optimizer.beta1": float(first)}
+        assert result["trainer"] == "persistent"
+        more = replace(config, objective_options={"beta": beta}, optimizer_options={"beta1": first})
+        _, alone, _ = run.start(more, tmp_path / f"alone-{beta}-{first}")
+        for name, array in alone.trainer.arrays().items():
+            np.testing.assert_array_equal(array, session.trainer.arrays()[name], err_msg=name)
+    assert len({session.trainer.arrays()["theta"].tobytes() for _, session, _ in found}) == 4
+
+
 def block_launches(double: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Launches within each block of steps, counted around the call that enqueues all."""
     found: list[int] = []
@@ -235,10 +251,13 @@ def test_a_bad_value_is_known_before_anything_is_created(tmp_path: Path) -> None
 def test_summary_of_combinations() -> None:
     rows = [("a", 1, -1.0), ("a", 2, -3.0), ("b", 1, -4.0)]
     results = [{"varied": {"decoder": d, "seed": s}, "test_bound": b} for d, s, b in rows]
-    assert replicas.summary(results)["combinations"] == [
-        {"varied": {"decoder": "a"}, "runs": 2, "test_bound": -2.0, "test_bound_sd": pytest.approx(2**0.5)},
-        {"varied": {"decoder": "b"}, "runs": 1, "test_bound": -4.0, "test_bound_sd": None},
-    ]
+    found = replicas.summary(results)
+    assert (found["ranked_by"], found["ranked_within"]) == ("test_bound", [])
+    assert found["combinations"] == [
+        {"varied": {"decoder": "a"}, "rank": 1, "runs": 2, "diverged": 0,
+         "test_bound": -2.0, "test_bound_sd": pytest.approx(2**0.5)},
+        {"varied": {"decoder": "b"}, "rank": 2, "runs": 1, "diverged": 0, "test_bound": -4.0, "test_bound_sd": None},
+    ]  # fmt: skip
 
 
 def test_summary_and_limits() -> None:

@@ -40,6 +40,7 @@ def _file(stem: str, kind: str, sha256: str, size: int) -> RemoteFile:
         sha256=sha256,
         size=size,
         decode=partial(_plain, size),
+        others=("MNIST/raw", "MNIST", "raw"),  # torchvision's
     )
 
 
