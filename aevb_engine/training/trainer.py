@@ -29,14 +29,18 @@ TRAIN_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "lr")
 
 
 class Diverged(TrainingError):
-    """The bound, a gradient or a parameter stopped being finite; the trainer holds the state before that step."""
+    """The bound, a gradient or a parameter stopped being finite; the trainer holds the state before that step.
 
-    def __init__(self, step: int, what: str) -> None:
+    ``rows`` of TRAIN_COLUMNS: the steps of the block that did not fail.
+    """
+
+    def __init__(self, step: int, what: str, rows: npt.NDArray[np.float64] | None = None) -> None:
         super().__init__(
             f"step {step}: {what} is not finite; the state after step {step - 1} is kept; try a smaller --lr"
         )
         self.step = step
         self.what = what
+        self.rows = np.empty((0, len(TRAIN_COLUMNS))) if rows is None else rows
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Trainer:
         """The last part of ``advance``: the rows of steps that have been run."""
         rows, finite = self._collect(steps)
         if not (np.isfinite(rows[:, self._defined]).all() and finite):
-            self._find_divergence()
+            self._find_divergence(steps)
         return rows
 
     def _run(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
@@ -285,7 +289,7 @@ class Trainer:
         missing = set(COLUMNS) - set(self.objective.columns)
         return [i for i, column in enumerate(TRAIN_COLUMNS) if column not in missing]
 
-    def _find_divergence(self) -> None:
+    def _find_divergence(self, steps: int) -> None:
         """Repeat from the last copy, step by step, up to the first that is not finite; leave the state before it."""
         end = self.step
         self._back()
@@ -294,9 +298,11 @@ class Trainer:
             what = self._not_finite(self._run(1)[0][0])
         bad = self.step
         self._back()
+        good = [np.empty((0, len(TRAIN_COLUMNS)))]
         while self.step < bad - 1:
-            self._run(min(self.block, bad - 1 - self.step))
-        raise Diverged(bad, what or "the sum of the parameters")
+            good.append(self._run(min(self.block, bad - 1 - self.step))[0])
+        rows = np.concatenate(good)
+        raise Diverged(bad, what or "the sum of the parameters", rows[rows[:, 0] > end - steps])
 
     def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:
         for place in (4, 3, 2):

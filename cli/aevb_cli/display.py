@@ -205,7 +205,7 @@ def introduction(session: Session) -> str:
     if pruned:
         threads += f", {len(pruned.columns)} of {data.dim} columns in the first product"  # the others are always zero
     return (
-        f"{config.dataset} {len(data.train):,} + {len(data.test):,} rows, {config.decoder} decoder, {hidden}, "
+        f"{config.dataset} {len(data.train):,} + {len(data.test_rows):,} rows, {config.decoder} decoder, {hidden}, "
         f"{session.model.parameters.size:,} parameters, {config.optimizer} {config.lr:g}, {threads}"
     )
 
