@@ -31,6 +31,7 @@ LAYERS = [
     "evaluation",
     "testing",
     "experiment",
+    "interface",
     "vae",
     "bench",
     "__init__",

@@ -24,7 +24,9 @@ DRAWN = 100  # draws at a time; fewer take as long
 class Draw:
     """Noise for ``Likelihood.sample``: substream i of a stream for each kind of number, shaped (rows, 1, D)."""
 
-    def __init__(self, xp: Any, seed: int, stream: str, row: int, shape: tuple[int, int], dtype: Any) -> None:
+    def __init__(
+        self, xp: Any, seed: int, row: int, shape: tuple[int, int], dtype: Any, stream: str = "sample"
+    ) -> None:
         self.xp, self.seed, self.stream = xp, seed, stream
         self.row, self.shape, self.dtype = row, shape, dtype
 
@@ -93,7 +95,7 @@ def draw(model: Model, z: Array, seed: int = 0, first: int = 0, stream: str = "d
         part = np.zeros((DRAWN, z.shape[1]), z.dtype)
         part[here] = z[max(lo - first, 0) : lo - first + DRAWN]
         ws, operations = _forward(model, part)
-        numbers = Draw(model.backend.xp, seed, stream, lo, (DRAWN, dim), model.dtype)
+        numbers = Draw(model.backend.xp, seed, lo, (DRAWN, dim), model.dtype, stream)
         _run(model, ws, [*operations, decoder.sample(ws, model.parameters, numbers)])
         out.append(model.backend.download(ws.many("draw", dim).array)[here])
     return np.concatenate(out)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt, say
 from aevb_cli.text import duration, number, size
+from aevb_engine import jit
 from aevb_engine.experiment.atomic import quoted
 
 if TYPE_CHECKING:
@@ -145,6 +146,19 @@ class PlainScreen(Screen):
         self.state = State()
         self._said = time.monotonic()
         interrupt.announce = lambda: say(STOPPING + "\n")
+
+    def __enter__(self) -> Self:
+        jit.listeners.append(self._compiling)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        jit.listeners.remove(self._compiling)
+
+    def _compiling(self, series: jit.Compiling) -> None:
+        if series.count == 1 or self._due():
+            self._line(str(series))
 
     def data(self, what: str, done: int, total: int | None) -> None:
         super().data(what, done, total)
