@@ -41,7 +41,7 @@ from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
 from aevb_engine.training.step import ResidentRows
-from aevb_engine.training.trainer import Diverged, Settings, Trainer, check_batch
+from aevb_engine.training.trainer import Settings, Trainer, check_batch
 
 Array = npt.NDArray[Any]
 
@@ -187,10 +187,6 @@ class VAE:
                         listener=course,
                     )
                     course.finish()
-                except Diverged as error:
-                    if len(error.rows):
-                        self._windows.add(error.rows)
-                    raise
                 finally:
                     course.close()
                 if best is not None and best.step is not None:

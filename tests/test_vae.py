@@ -37,9 +37,6 @@ def test_what_the_model_was_made_with_is_what_fit_does() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"validation": 0.2}, "validation=0.2: fit holds nothing out"),
-        ({"until_converged": True}, "until_converged=True"),
-        ({"eval_every": 5}, "eval_every=5"),
         ({"decoder": Gaussian(), "decoder_options": {"mean": "linear"}}, "give the options to its class"),
         ({"decoder": Gaussian}, "an object of a Likelihood is needed"),
         ({"decoder": None}, "not NoneType"),
@@ -63,7 +60,7 @@ def test_a_first_fit_that_is_refused_leaves_the_model_open(bad: dict[str, Any]) 
     model = made()
     with pytest.raises(UsageError):
         model.fit(X, **bad)
-    with pytest.raises(UsageError, match="batch-size"):
+    with pytest.raises(UsageError, match="batch_size=20: must be between 1 and the 10 training rows"):
         model.fit(X[:10])
     model.fit(X[:, :7], steps=1)
     assert model.model.architecture.dim == 7

@@ -93,6 +93,10 @@ class Course:
 
     def close(self) -> None:
         """The fit has ended, whatever the reason: history ends with the step that is kept."""
+        last = self.trainer.last
+        unseen = last[last[:, 0] > self.history.known]  # a divergence, or an interrupt just before they were reported
+        if len(unseen):
+            self.history.add(unseen)
         self.history.close(self.trainer.step)
 
     def finish(self) -> None:

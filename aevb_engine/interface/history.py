@@ -31,6 +31,11 @@ class History:
             self._start = step
         self.close(step)
 
+    @property
+    def known(self) -> int:
+        """The last step whose numbers have come."""
+        return int(self._recent[-1][-1, 0]) if self._recent else 0
+
     def add(self, steps: Rows) -> list[Row]:
         """Take in rows of TRAIN_COLUMNS; the windows that have ended."""
         self._recent.append(steps)

@@ -112,7 +112,7 @@ class Lines(Silent):
     def parts(self) -> list[str]:
         """What there is to say, in words."""
         rate = (self._step - self._first) / self._seconds if self._seconds > 0 else 0.0
-        parts = [f"step {self._step:,}/{self._total:,}"]
+        parts = [f"step {self._step:,}/{self._total:,}"] if self._total else []
         if rate:
             parts.append(f"{rate:,.0f} steps/s")
             if self._step < self._total:

@@ -31,9 +31,10 @@ def as_rows(x: Any, what: str = "the data") -> Array:
     except Exception as error:  # of a foreign object's own conversion, too
         problem = "rows of different lengths" if "inhomogeneous" in str(error) else str(error)
         raise DataError(f"{what}: {type(x).__name__} that is no array: {problem}") from error
-    if rows.dtype == object or rows.dtype.kind not in "fiub":
-        kind = type(x).__name__ if rows.ndim == 0 else f"type {rows.dtype}"
-        raise DataError(f"{what}: {kind}; numbers are needed, with text, dates and missing values left out or replaced")
+    if rows.ndim == 0:
+        raise DataError(f"{what}: {type(x).__name__}; rows (N, D) of numbers are needed")
+    if rows.dtype.kind not in "fiub":
+        raise DataError(f"{what}: type {rows.dtype}; numbers are needed: leave out or replace text, dates and None")
     if rows.size == 0:
         raise DataError(f"{what}: shape {rows.shape} is empty; rows (N, D) are needed")
     if rows.ndim > 2:

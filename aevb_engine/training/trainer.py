@@ -29,18 +29,14 @@ TRAIN_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "lr")
 
 
 class Diverged(TrainingError):
-    """The bound, a gradient or a parameter stopped being finite; the trainer holds the state before that step.
+    """The bound, a gradient or a parameter stopped being finite; the trainer holds the state before that step."""
 
-    ``rows`` of TRAIN_COLUMNS: the steps of the block that did not fail.
-    """
-
-    def __init__(self, step: int, what: str, rows: npt.NDArray[np.float64] | None = None) -> None:
+    def __init__(self, step: int, what: str) -> None:
         super().__init__(
             f"step {step}: {what} is not finite; the state after step {step - 1} is kept; try a smaller --lr"
         )
         self.step = step
         self.what = what
-        self.rows = np.empty((0, len(TRAIN_COLUMNS))) if rows is None else rows
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,7 @@ class Trainer:
         self._build()
         self.order = Order(settings.seed, count, settings.batch, self.objective.updates)
         self.step = 0
+        self.last = np.empty((0, len(TRAIN_COLUMNS)))  # rows of the last block, of a failed one those before the failure
         self._kept: list[Any] = []  # a copy of the state on the device, after the steps ``_kept_at``
         self._kept_at: int | None = None
         self._now = Tables(0, np.empty((0, 0), np.int64), np.empty((0, 0)), [])  # of the steps under way
@@ -153,6 +150,7 @@ class Trainer:
         rows, finite = self._collect(steps)
         if not (np.isfinite(rows[:, self._defined]).all() and finite):
             self._find_divergence(steps)
+        self.last = rows
         return rows
 
     def _run(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
@@ -298,11 +296,12 @@ class Trainer:
             what = self._not_finite(self._run(1)[0][0])
         bad = self.step
         self._back()
-        good = [np.empty((0, len(TRAIN_COLUMNS)))]
+        good = [self.last[:0]]
         while self.step < bad - 1:
             good.append(self._run(min(self.block, bad - 1 - self.step))[0])
         rows = np.concatenate(good)
-        raise Diverged(bad, what or "the sum of the parameters", rows[rows[:, 0] > end - steps])
+        self.last = rows[rows[:, 0] > end - steps]
+        raise Diverged(bad, what or "the sum of the parameters")
 
     def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:
         for place in (4, 3, 2):
