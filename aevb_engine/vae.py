@@ -108,11 +108,11 @@ class VAE:
 
     def fit(
         self,
-        data: str | Array | Dataset,
+        data: Any,
         *,
         epochs: float | None = None,
         steps: int | None = None,
-        validation: float | Array | None = None,
+        validation: Any = None,
         until_converged: bool | None = None,
         eval_every: int | None = None,
         progress: bool | None = None,
@@ -121,6 +121,8 @@ class VAE:
         offline: bool = False,
     ) -> VAE:
         """Train on a data set by name, a Dataset, or rows (N, D) inside the decoder's support; returns the model.
+
+        Rows are whatever becomes an array of numbers: a data frame, lists, images (N, H, W).
 
         A second call goes on from the present parameters and optimizer state. What is not given here is as the model
         was made; the length else 20 epochs, or with ``until_converged`` at most 1000.
@@ -138,7 +140,7 @@ class VAE:
 
         Ctrl-C in the main thread ends the fit after the steps under way, and then raises KeyboardInterrupt: nothing is
         lost, the model holds the state of the last step, and another fit goes on from it. A second Ctrl-C leaves at
-        once, with a state of up to 550 steps before. A fit that diverges (TrainingError) holds the state before it.
+        once, with a state of some hundred steps before. A fit that diverges (TrainingError) holds the state before it.
         """
         config = self.config
         check_length(epochs, steps)
@@ -254,7 +256,10 @@ class VAE:
                 state[name] = kept[name]
         trainer.restore(step, state)
 
-    def _dataset(self, data: str | Array | Dataset, data_dir: str | Path | None, offline: bool) -> Dataset:
+    def _dataset(self, data: Any, data_dir: str | Path | None, offline: bool) -> Dataset:
+        if self._asked and not isinstance(data, str):
+            mend = {"binarize": 'aevb.binarize(x, "threshold") makes grey ones binary'}.get(self._asked[0], "scale them")
+            raise UsageError(f"{self._asked[0]}: rows are taken as they are; {mend}, or give a data set's name")
         if isinstance(data, Dataset):
             train = as_rows(data.train, "the training data")
             if data.dynamic and train.dtype != np.uint8:
@@ -273,8 +278,6 @@ class VAE:
             )
             loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
             return loaded
-        if self._asked:
-            raise UsageError(f"{self._asked[0]}: rows are taken as they are; give the data set's name, or leave it out")
         rows = self._as_rows(data)
         return Dataset(name="array", train=rows)
 

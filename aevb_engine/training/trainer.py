@@ -90,7 +90,7 @@ class Trainer:
         self._build()
         self.order = Order(settings.seed, count, settings.batch, self.objective.updates)
         self.step = 0
-        self.last = np.empty((0, len(TRAIN_COLUMNS)))  # rows of the last block, of a failed one those before the failure
+        self.last = np.empty((0, len(TRAIN_COLUMNS)))  # rows of the last block; where it failed, those before
         self._kept: list[Any] = []  # a copy of the state on the device, after the steps ``_kept_at``
         self._kept_at: int | None = None
         self._now = Tables(0, np.empty((0, 0), np.int64), np.empty((0, 0)), [])  # of the steps under way

@@ -154,7 +154,7 @@ def test_weights_that_do_not_fit_change_nothing(change: dict[Any, Any], words: s
     zeros = {n: np.zeros_like(w) for n, w in model.weights.items()}
     with pytest.raises(DataError, match=words):
         model.set_weights({**zeros, **change})
-    with pytest.raises(DataError, match="'encoder.1.bias' is missing: give all"):
+    with pytest.raises(DataError, match=r"'encoder\.1\.bias' is missing: give all"):
         model.set_weights({n: w for n, w in zeros.items() if n != "encoder.1.bias"})
     with pytest.raises(DataError, match="weights of type list"):
         model.set_weights([])  # type: ignore[arg-type]

@@ -37,7 +37,10 @@ ELSEWHERE = {"vary.py", "study.py", "learners.py", "evaluate.py", "run.py", "rep
         ("--epochs and --steps exclude each other", "epochs and steps exclude each other"),
         ("give --epochs or --steps", "give epochs or steps"),
         ("--until-converged: no bound", "until_converged=True: no bound"),
-        ("a file is missing and --offline forbids it; get x: y", "a file is missing and offline=True forbids it; get x: y"),
+        (
+            "a file is missing and --offline forbids it; get x: y",
+            "a file is missing and offline=True forbids it; get x: y",
+        ),
         ("try a smaller --lr", "try a smaller lr"),
         ("--hidden 5,x: write widths", 'hidden="5,x": write widths'),
         ("--hidden 200,0: every width", "hidden=(200, 0): every width"),
@@ -102,7 +105,9 @@ def test_no_option_is_left(place: str, text: str) -> None:
     assert "aevb-engine resume" not in in_python(text)
 
 
-@pytest.mark.parametrize("support", [Support("binary", "mass"), Support("unit", "density"), Support("codes", "mass", 4)])
+@pytest.mark.parametrize(
+    "support", [Support("binary", "mass"), Support("unit", "density"), Support("codes", "mass", 4)]
+)
 def test_values_outside_the_support(support: Support) -> None:
     with pytest.raises(DataError) as caught:
         support.check(np.array([[0.0, 7.5]]), "the data")
