@@ -258,8 +258,11 @@ class VAE:
 
     def _dataset(self, data: Any, data_dir: str | Path | None, offline: bool) -> Dataset:
         if self._asked and not isinstance(data, str):
-            mend = {"binarize": 'aevb.binarize(x, "threshold") makes grey ones binary'}.get(self._asked[0], "scale them")
-            raise UsageError(f"{self._asked[0]}: rows are taken as they are; {mend}, or give a data set's name")
+            name = self._asked[0]
+            mend = (
+                'aevb.binarize(x, "threshold") makes grey ones binary' if name == "binarize" else "scale them yourself"
+            )
+            raise UsageError(f"{name}: rows are taken as they are; {mend}, or give a data set's name")
         if isinstance(data, Dataset):
             train = as_rows(data.train, "the training data")
             if data.dynamic and train.dtype != np.uint8:

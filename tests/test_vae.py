@@ -49,7 +49,7 @@ def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], word
 
 def test_rows_are_taken_as_they_are() -> None:
     for data in (X, aevb.Dataset("own", X)):
-        with pytest.raises(UsageError, match="binarize: rows are taken as they are; aevb.binarize"):
+        with pytest.raises(UsageError, match=r"binarize: rows are taken as they are; aevb\.binarize"):
             made(binarize="threshold").fit(data)
     with pytest.raises(DataError, match="masked"):
         made(decoder="gaussian").fit(np.ma.masked_array(X.astype(float), X > 0))
