@@ -28,7 +28,7 @@ from aevb_engine.interface.course import Best, Callback, Course, check_callback,
 from aevb_engine.interface.held_out import HeldOut, asked, check_length, interval, length
 from aevb_engine.interface.history import History
 from aevb_engine.interface.interrupt import Interrupt
-from aevb_engine.interface.rows import as_rows, seed_of, whole
+from aevb_engine.interface.rows import as_rows, path_of, seed_of, whole
 from aevb_engine.interface.words import spoken, spoken_class, warn
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
@@ -169,6 +169,7 @@ class VAE:
                 if self._best is None or self._best.rows != key:
                     self._best = Best(key)
             best = self._best
+            self._windows.rows = self.history  # which is the user's to empty or replace
             course = Course(
                 trainer, self._windows, self.evaluations, columns=held.columns, criterion=held.criterion, best=best,
                 callback=callback, display=screen, interrupt=interrupt,
@@ -273,7 +274,7 @@ class VAE:
         if isinstance(data, str):
             request = DataRequest(
                 seed=config.seed,
-                data_dir=Path(data_dir) if data_dir is not None else None,
+                data_dir=path_of("data_dir", data_dir) if data_dir is not None else None,
                 offline=offline,
                 binarize=config.binarize,
                 scale=config.scale,
@@ -483,13 +484,13 @@ class VAE:
             "dim": model.architecture.dim,
             **self._facts,
         }
-        write(Path(path), Checkpoint(step, arrays, meta), hash_file=False)
+        write(path_of("path", path), Checkpoint(step, arrays, meta), hash_file=False)
 
 
 @spoken
 def load(path: str | Path) -> VAE:
     """A model from a file of ``save``, from a checkpoint, or from a run folder (its newest checkpoint)."""
-    place = Path(path)
+    place = path_of("path", path)
     if place.is_dir():
         folder = place / "checkpoints"
         newest = CheckpointStore(folder if folder.is_dir() else place).newest()

@@ -13,7 +13,7 @@ from aevb_engine import registry
 from aevb_engine.data.binarize import binarize_draw, binarize_threshold
 from aevb_engine.data.dataset import Binarize, DataRequest, Dataset, Scale
 from aevb_engine.errors import DataError, UsageError, suggest
-from aevb_engine.interface.rows import as_rows, seed_of
+from aevb_engine.interface.rows import as_rows, path_of, seed_of
 from aevb_engine.interface.words import spoken
 from aevb_engine.model.likelihood import Likelihood
 
@@ -47,7 +47,7 @@ def dataset(
     decoder: Likelihood = registry.create("decoder", getattr(source, "decoder", "bernoulli"), {}, Likelihood)
     request = DataRequest(
         seed=seed_of(seed),
-        data_dir=Path(data_dir) if data_dir is not None else None,
+        data_dir=path_of("data_dir", data_dir) if data_dir is not None else None,
         offline=offline,
         binarize=binarize,
         scale=scale,

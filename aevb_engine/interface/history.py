@@ -21,7 +21,8 @@ class History:
     """
 
     def __init__(self, rows: list[Row]) -> None:
-        self._rows = rows
+        self.rows = rows
+        self._ends: list[int] = []  # of the windows so far, also where a user has emptied the list
         self._recent: deque[Rows] = deque()  # of TRAIN_COLUMNS
         self._start: int | None = None  # the steps before it are not known here
 
@@ -46,8 +47,10 @@ class History:
 
     def close(self, step: int) -> list[Row]:
         """The model is that of ``step``: leave out what lies behind, and end the window there."""
-        while self._rows and self._rows[-1]["step"] > step:
-            self._rows.pop()
+        while self.rows and self.rows[-1]["step"] > step:
+            self.rows.pop()
+        while self._ends and self._ends[-1] > step:
+            self._ends.pop()
         while self._recent and self._recent[-1][-1, 0] > step:
             last = self._recent.pop()
             if last[0, 0] <= step:
@@ -57,14 +60,15 @@ class History:
     def _end(self, step: int) -> list[Row]:
         """Windows up to ``step``, which ends the last one."""
         new: list[Row] = []
-        last = max(self._start or 0, int(self._rows[-1]["step"]) if self._rows else 0)
+        last = self._ends[-1] if self._ends else self._start or 0
         while last < step:
             end = min(last - last % HISTORY_EVERY + HISTORY_EVERY, step)
             if len(values := self._between(last, end)):
                 means = values.mean(axis=0)  # NaN where the objective has none
                 new.append({"step": float(end), **dict(zip(COLUMNS, map(float, means), strict=True))})
             last = end
-        self._rows += new
+        self.rows += new
+        self._ends += [int(row["step"]) for row in new]
         return new
 
     def _between(self, first: int, last: int) -> Rows:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,13 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
         wanted = f"of at least {least}" if most is None else f"in {least} .. {most}"
         raise UsageError(f"{name}={value!r}: a whole number {wanted} is needed") from None
     return number
+
+
+def path_of(name: str, value: object) -> Path:
+    """``value`` as a path; UsageError for what names no place."""
+    if isinstance(value, str) or (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)):
+        return Path(value)
+    raise UsageError(f"{name}={value!r}: a path is needed")
 
 
 def seed_of(value: object) -> int:

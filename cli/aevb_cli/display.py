@@ -71,6 +71,7 @@ class State:
             self.seconds += seconds - self._seconds_before
         else:
             self.first = int(rows[-1, 0])  # the first block is a warm-up: rates count from its end
+            self.began = time.monotonic()
         self._seconds_before = seconds
         for value in rows[:, self.column].tolist():
             self._seen = min(SMOOTH, self._seen + 1)  # the first steps weigh alike, then old ones fade

@@ -6,10 +6,11 @@ import io
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from aevb_cli.display import PlainScreen, Screen
+from aevb_cli.display import PlainScreen, Screen, State
 from aevb_cli.live import LiveScreen
 from aevb_cli.signals import Interrupt
 from aevb_engine import jit
@@ -40,6 +41,17 @@ def test_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
         screen.phase = phase
         assert TEXT in shown()
         assert max(map(len, shown(40).splitlines())) <= 40
+
+
+def test_the_time_left_does_not_count_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    state = State()
+    now[0] += 60  # the first block compiles
+    state.add(np.array([[10, 0, 0, 0, 0, 0]]), 110, 60.0)
+    now[0] += 1
+    state.add(np.array([[20, 0, 0, 0, 0, 0]]), 110, 61.0)
+    assert state.left == pytest.approx(9)
 
 
 def test_nothing_where_nothing_is_shown() -> None:

@@ -92,6 +92,17 @@ def test_the_same_fit_has_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None
     assert [row for row in parts if row in whole] == [whole[i] for i in (0, 1, 3, 4)]
 
 
+def test_the_list_is_the_users_to_empty_or_replace() -> None:
+    model = aevb.VAE(hidden=5, batch_size=20, backend="cpu", threads=1, seed=1).fit(X, steps=120)
+    model.history.clear()
+    model.fit(X, steps=50)
+    assert [row["step"] for row in model.history] == [150, 170]
+    kept, model.history = model.history, []
+    model.fit(X, steps=50)
+    assert [row["step"] for row in model.history] == [200, 220]
+    assert len(kept) == 2
+
+
 def test_the_callback_sees_every_row_and_ends_the_fit() -> None:
     seen: list[dict[str, Any]] = []
     model = aevb.VAE(hidden=5, batch_size=20, backend="cpu", threads=1, seed=1)

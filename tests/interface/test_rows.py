@@ -147,6 +147,10 @@ MODEL = made().fit(X, steps=1)
         lambda: MODEL.fit(X, steps=2.5),  # type: ignore[arg-type]
         lambda: MODEL.fit(X, steps=True),
         lambda: MODEL.fit(X, epochs=None, steps="3"),  # type: ignore[arg-type]
+        lambda: aevb.load(None),  # type: ignore[arg-type]
+        lambda: MODEL.save(3),  # type: ignore[arg-type]
+        lambda: made().fit("glyphs", data_dir=3),  # type: ignore[arg-type]
+        lambda: aevb.dataset("glyphs", data_dir=3),  # type: ignore[arg-type]
         lambda: made(seed=None),
         lambda: made(batch_size=2.5),
         lambda: made(lr="fast"),
