@@ -7,9 +7,17 @@ from collections.abc import Iterable
 
 
 class AevbError(Exception):
-    """Base of all errors meant for the user: the message is one line and needs no traceback."""
+    """Base of all errors meant for the user: the message is one line and needs no traceback.
+
+    The message speaks of the command line (``--batch-size 300``); the Python interface translates it
+    (``batch_size=300``), or says ``python`` where the mend is another one there.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, python: str | None = None) -> None:
+        super().__init__(message)
+        self.python = python
 
 
 class TrainingError(AevbError):

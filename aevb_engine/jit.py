@@ -2,12 +2,17 @@
 
 Found automatically (the extra ``jit``); ``AEVB_JIT=0`` leaves it out. NumPy alone stays complete. Loops are compiled
 without fast-math unless they ask for a part of it, so noise keeps its bits; they release the interpreter lock.
+
+The first use of a loop compiles it, seconds each, and keeps the machine code on disk; ``compiling`` tells when.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from types import FunctionType
@@ -20,10 +25,58 @@ def available() -> bool:
     return os.environ.get("AEVB_JIT", "1") != "0" and find_spec("numba") is not None
 
 
+@dataclass
+class Compiling:
+    """A series of loops being compiled; one that begins seconds after the last one ended is another."""
+
+    count: int = 0  # begun so far
+    since: float = 0.0  # time.monotonic of the first
+    ended: float = -math.inf  # of the last one that has ended
+    depth: int = 0  # a loop may compile functions that it calls
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self.since
+        return f"compiling loops (first time; kept on disk): {self.count} so far, {seconds:.0f} s"
+
+
+SERIES = 5.0  # seconds without any that end a series
+listeners: list[Callable[[Compiling], None]] = []  # called when a loop begins to be compiled
+_series = Compiling()
+
+
+def compiling() -> Compiling | None:
+    """What is being compiled at this moment; None where nothing is, or all comes from the disk."""
+    return _series if _series.depth else None
+
+
+@cache
+def _watch() -> None:
+    from numba.core import event
+
+    class Watch(event.Listener):  # type: ignore[misc] # numba has no types
+        def on_start(self, _: Any) -> None:
+            _series.depth += 1
+            if _series.depth > 1:
+                return
+            now = time.monotonic()
+            if now - _series.ended > SERIES:
+                _series.count, _series.since = 0, now
+            _series.count += 1
+            for each in listeners[:]:
+                each(_series)
+
+        def on_end(self, _: Any) -> None:
+            _series.depth -= 1
+            _series.ended = time.monotonic()
+
+    event.register("numba:compile", Watch())
+
+
 def compiled(function: Callable[..., Any], fastmath: frozenset[str] = frozenset()) -> Any:
     """``function`` compiled on first call; the machine code is kept in a cache on disk for the next process."""
     import numba
 
+    _watch()
     return numba.njit(nogil=True, error_model="numpy", cache=True, fastmath=set(fastmath) or False)(function)
 
 

@@ -55,9 +55,9 @@ def check_likelihood(
 ) -> None:
     """Everything the engine relies on, in float64 on random heads.
 
-    Shapes, untouched inputs, row independence, gradients, mean, samples, support and total probability; and that
-    float32 and the scalar text, where there is one, agree. ``points``, ``samples`` and ``columns`` are the B, L and D
-    of the trial.
+    Shapes, untouched inputs, row independence, gradients, mean, samples, support and total probability; deviation,
+    where it is offered, against samples and density; and that float32 and the scalar text, where there is one, agree.
+    ``points``, ``samples`` and ``columns`` are the B, L and D of the trial.
     """
     trial = _Trial(likelihood, rng_seed, points, samples, columns)
     _check_declaration(likelihood)
@@ -189,7 +189,7 @@ def _check_mean_gradient(trial: _Trial) -> None:
 
 
 def _check_samples(likelihood: Likelihood, seed: int, columns: int, draws: int = 5000, rows: int = 4) -> None:
-    """Samples have the shape of the mean, lie inside the support, and average to the mean."""
+    """Samples have the shape of the mean, lie inside the support, average to the mean, and spread as told."""
     rng = np.random.default_rng([seed, 1])
     heads = [_head(h, rng, 1, rows, columns) for h in likelihood.heads]
     many = _repeat(likelihood, heads, draws)
@@ -203,6 +203,18 @@ def _check_samples(likelihood: Likelihood, seed: int, columns: int, draws: int =
     allowed = STANDARD_ERRORS * x.std(0) / np.sqrt(draws) + 1e-9
     worst = float((error / allowed).max()) * STANDARD_ERRORS
     _require(worst < STANDARD_ERRORS, likelihood, f"samples and mean disagree by {worst:.1f} standard errors")
+    if not _offers_deviation(likelihood):
+        return
+    deviation = np.full((1, rows, columns), np.nan)
+    before = [h.copy() for h in heads]
+    likelihood.deviation(np, *heads, deviation=deviation)
+    same = all(bool((a == b).all()) for a, b in zip(before, heads, strict=True))
+    _require(same, likelihood, "deviation modified a head")
+    _require(bool((deviation[0] >= 0).all()), likelihood, "deviation is not filled, or negative")
+    squares = (x - mean[0]) ** 2
+    error = np.abs(squares.mean(0) - deviation[0] ** 2)
+    worst = float((error / (squares.std(0) / np.sqrt(draws) + 1e-9)).max())
+    _require(worst < STANDARD_ERRORS, likelihood, f"samples and deviation disagree by {worst:.1f} standard errors")
 
 
 def _check_total(likelihood: Likelihood, seed: int, rows: int = 4) -> None:
@@ -220,6 +232,17 @@ def _check_total(likelihood: Likelihood, seed: int, rows: int = 4) -> None:
             likelihood.log_prob(np, x, *many, logp=logp, scratch=_nan(likelihood, (len(x), 1, 1), x.dtype))
         total = float((np.exp(logp[:, 0]) * measure).sum())
         _require(abs(total - 1) < tolerance, likelihood, f"total probability of one column is 1 {total - 1:+.2g}")
+        if _offers_deviation(likelihood):
+            weight = np.exp(logp[:, 0]) * measure
+            variance = float((weight * grid**2).sum() - (weight * grid).sum() ** 2)
+            told = np.full((1, 1, 1), np.nan)
+            likelihood.deviation(np, *heads, deviation=told)
+            error = abs(float(told[0, 0, 0]) ** 2 / variance - 1)
+            _require(error < 1e-3, likelihood, f"the square of deviation is off the variance by {error:.1e} (relative)")
+
+
+def _offers_deviation(likelihood: Likelihood) -> bool:
+    return type(likelihood).deviation is not Likelihood.deviation
 
 
 def _grid(likelihood: Likelihood, heads: Sequence[Array], seed: int) -> tuple[Array | None, Any, float]:

@@ -1,10 +1,10 @@
-"""The public model: fit, bound, encode, decode, reconstruct, sample, save, load."""
+"""The public model: fit, bound, encode, decode, reconstruct, sample, draw, save, load."""
 
 from __future__ import annotations
 
 import copy
-import math
-import warnings
+import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,21 @@ import numpy.typing as npt
 from aevb_engine import registry
 from aevb_engine.backend.choose import choose
 from aevb_engine.data.dataset import DataRequest, Dataset
-from aevb_engine.errors import DataError, FileFormatError, UsageError
+from aevb_engine.errors import DataError, FileFormatError, UsageError, suggest
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
 from aevb_engine.experiment.assemble import Facts, facts_of, initialize
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
-from aevb_engine.experiment.session import check, choose_threads
+from aevb_engine.experiment.session import check, choose_threads, split_rows
+from aevb_engine.interface import progress as display
+from aevb_engine.interface.course import Best, Callback, Course, check_callback, digest
+from aevb_engine.interface.held_out import HeldOut, asked, check_length, interval, length
+from aevb_engine.interface.history import History
+from aevb_engine.interface.interrupt import Interrupt
+from aevb_engine.interface.rows import as_rows, path_of, seed_of, whole
+from aevb_engine.interface.words import spoken, spoken_class, warn
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.objectives import held_out
@@ -39,13 +46,19 @@ from aevb_engine.training.trainer import Settings, Trainer
 Array = npt.NDArray[Any]
 
 
+@spoken_class
 class VAE:
     """A variational autoencoder: q(z | x) Gaussian, p(z) = N(0, I), p(x | z) by a decoder plugin.
 
     ``decoder``: a registered name or a Likelihood. ``hidden``: widths of the encoder, mirrored in the decoder; ``()``
     is a linear model. Other keywords are the options of ``aevb-engine run`` (``lr``, ``objective``, ``samples``,
     ``batch_size``, ``activation``, ``weight_decay``, ``lr_schedule``, ``precision``, ``trainer``, ``seed``,
-    ``decoder_options``, ``optimizer_options``, ...). All bounds are in nats a data point; higher is better.
+    ``decoder_options``, ``optimizer_options``, ...); ``epochs``, ``steps``, ``validation``, ``until_converged`` and
+    ``eval_every`` are what ``fit`` does where it is not told otherwise. All bounds are in nats a data point; higher is
+    better.
+
+    ``history``: a dict for every 50 steps with ``step``, the last of them, and the means of ``bound``,
+    ``reconstruction`` and ``kl`` over their batches. ``evaluations``: the same of held-out rows at ``step``.
     """
 
     def __init__(
@@ -60,7 +73,7 @@ class VAE:
         **options: Any,
     ) -> None:
         values: dict[str, Any] = {
-            "hidden": parse_hidden(hidden if isinstance(hidden, int) else list(hidden)),
+            "hidden": _widths(hidden),
             "latent_dim": latent_dim,
             "optimizer": optimizer,
             "backend": backend,
@@ -74,10 +87,6 @@ class VAE:
         except DataError as error:
             raise UsageError(str(error)) from error
         refuse(self.config.trainer, self.config.graph, self.config.precision, backend)
-        defaults = RunConfig()
-        for name in ("validation", "until_converged", "eval_every"):
-            if getattr(self.config, name) != getattr(defaults, name):
-                raise UsageError(f"{name}={getattr(self.config, name)}: fit holds nothing out; `aevb-engine run` does")
         self._named = isinstance(decoder, str)
         self._likelihood = _likelihood(decoder, self.config.decoder_options)
         # Not of a loaded model: data under a name may be binarized as they were in its run.
@@ -89,35 +98,125 @@ class VAE:
         self._stored: tuple[int, Mapping[str, Any]] | None = None  # a loaded model's step and arrays
         self._facts = Facts()
         self.history: list[dict[str, float]] = []
+        self.evaluations: list[dict[str, float]] = []
+        self._windows = History(self.history)
+        self._best: Best | None = None
+        self._drawn: Counter[str] = Counter()  # numbers of the draws so far, by stream
+        self._lock = threading.Lock()  # of the same
 
     # Training -----------------------------------------------------------------------------------------------
 
     def fit(
         self,
-        data: str | Array | Dataset,
+        data: Any,
         *,
         epochs: float | None = None,
         steps: int | None = None,
+        validation: Any = None,
+        until_converged: bool | None = None,
+        eval_every: int | None = None,
+        progress: bool | None = None,
+        callback: Callback | None = None,
         data_dir: str | Path | None = None,
         offline: bool = False,
     ) -> VAE:
         """Train on a data set by name, a Dataset, or rows (N, D) inside the decoder's support; returns the model.
 
+        Rows are whatever becomes an array of numbers: a data frame, lists, images (N, H, W).
+
         A second call goes on from the present parameters and optimizer state. What is not given here is as the model
-        was made, else 20 epochs. ``history`` gains a row a block. An interrupt leaves a state of some steps before.
+        was made; the length else 20 epochs, or with ``until_converged`` at most 1000.
+
+        ``validation``: a fraction in [0, 1) of the training rows (the last ones where neighbouring rows are alike), or
+        rows (M, D) as the model sees them. Their bounds go to ``evaluations`` every ``eval_every`` steps (an epoch, at
+        least ten times a fit) and at the end. The model then holds the best state, parameters, optimizer and step, of
+        all fits judged by these rows; ``best_step`` is its step, and the next fit goes on from there (``history`` and
+        ``evaluations`` show what came after it until then). ``until_converged``: ends when the smoothed held-out bound
+        has not improved by 1e-4 of itself in ten evaluations; 10 % are held out where ``validation`` is not given.
+
+        ``progress``: True or False; None shows it on a terminal's stderr and in a notebook. ``callback(row)`` is called
+        with a dict of ``part`` ("train" for a row of history, "validation" for an evaluation), ``step``, ``bound``,
+        ``reconstruction``, ``kl``; where it returns True the fit ends after the steps under way.
+
+        Ctrl-C in the main thread ends the fit after the steps under way, and then raises KeyboardInterrupt: nothing is
+        lost, the model holds the state of the last step, and another fit goes on from it. A second Ctrl-C leaves at
+        once, with a state of some hundred steps before. A fit that diverges (TrainingError) holds the state before it.
         """
         config = self.config
-        if epochs is not None and steps is not None:
-            raise UsageError("epochs and steps exclude each other; give one of them")
-        if epochs is None and steps is None:
-            epochs, steps = config.epochs, config.steps
-        for name, value in (("epochs", epochs), ("steps", steps)):
-            if value is not None and not (isinstance(value, (int, float, np.number)) and 0 < value < math.inf):
-                raise UsageError(f"{name}={value}: a positive number is needed")
+        check_length(epochs, steps)
+        check_callback(callback)
+        held = asked(config, self._objective, validation, until_converged, eval_every)
+        screen = display.choose(progress)
         dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline or config.offline)
         check(dataset, self._likelihood)
-        config = replace(config, batch_size=min(config.batch_size, len(dataset.train)))
-        model = self._build(dataset)
+        dataset, judged_by, scale = self._hold_out(dataset, held)
+        check_batch(config.batch_size, len(dataset.train))  # before the model takes the width of these data
+        interrupt = Interrupt()
+        with screen:
+            model = self._build(dataset)
+            trainer = self._train_on(dataset)
+            for line in trainer.warnings:
+                warn(line)
+            per_epoch = self._objective.updates * trainer.count / config.batch_size
+            count = length(config, epochs, steps, per_epoch, until_converged=held.until_converged)
+            evaluator = None
+            if judged_by is None or held.judge is None:
+                self._best = None
+            else:
+                rows, threads = self._resident(judged_by, scale), trainer.settings.threads
+                evaluator = Evaluator(model, rows, objective_name=held.judge, seed=config.seed, threads=threads)
+                key = digest(judged_by, scale)
+                if self._best is None or self._best.rows != key:
+                    self._best = Best(key)
+            best = self._best
+            self._windows.rows = self.history  # which is the user's to empty or replace
+            course = Course(
+                trainer, self._windows, self.evaluations, columns=held.columns, criterion=held.criterion, best=best,
+                callback=callback, display=screen, interrupt=interrupt,
+            )  # fmt: skip
+            total = trainer.step + count
+            trained = "bound" if "bound" in self._objective.columns else "reconstruction"
+            screen.begin(trainer.step, total, held.criterion, trained)
+            with interrupt:
+                try:
+                    fit(
+                        trainer,
+                        Progress(),
+                        total=total,
+                        eval_every=interval(held, count, per_epoch) if evaluator is not None else total + 1,
+                        evaluate=None if evaluator is None else lambda: summary(evaluator.run()),
+                        until_converged=held.until_converged,
+                        criterion=held.criterion,
+                        listener=course,
+                    )
+                    course.finish()
+                finally:
+                    course.close()
+                if best is not None and best.step is not None:
+                    trainer.restore(best.step, best.arrays)
+        return self
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the best held-out bound, which the model holds after a fit that held rows out; else None."""
+        return self._best.step if self._best is not None else None
+
+    def _hold_out(self, dataset: Dataset, held: HeldOut) -> tuple[Dataset, Array | None, float]:
+        """The data without the rows that are held out, these rows, and their scale."""
+        if held.rows is not None:
+            rows = self._as_rows(held.rows, "the validation data")
+            if rows.shape[1] != dataset.dim:
+                raise DataError(f"validation rows have {rows.shape[1]} columns and training rows {dataset.dim}")
+            self._likelihood.support.check(rows, "the validation data")
+            return dataset, rows, 1.0
+        train, part = split_rows(dataset, replace(self.config, validation=held.fraction))
+        if part is None:
+            return dataset, None, 1.0
+        return replace(dataset, train=train, train_labels=None, factors={}), part, dataset.scale
+
+    def _train_on(self, dataset: Dataset) -> Trainer:
+        """A trainer of the model on these data, in the state of the training before."""
+        config, model = self.config, self.model
         optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options, Optimizer)
         threads = config.threads or choose_threads(model, config.batch_size * config.samples, model.backend.threads)
         settings = Settings(
@@ -137,25 +236,9 @@ class VAE:
         )  # fmt: skip
         rows = resident(model, dataset.train, dataset.scale, dataset.dynamic)
         trainer = Trainer(model, optimizer, rows, settings)
-        for line in (*([] if self._trainer or self._stored else self._facts.warnings), *trainer.warnings):
-            warnings.warn(line, stacklevel=2)
         self._go_on(trainer)
         self._trainer, self._stored = trainer, None
-        per_epoch = self._objective.updates * trainer.count / settings.batch
-        count = epochs * per_epoch if epochs is not None else steps
-        if count is None:
-            count = 20 * per_epoch
-        total = trainer.step + max(1, round(count))
-        fit(
-            trainer,
-            Progress(),
-            total=total,
-            eval_every=total + 1,
-            evaluate=lambda: {k: float("nan") for k in ("bound", "reconstruction", "kl", "bound_se")},
-            until_converged=False,
-            listener=_History(self.history),
-        )
-        return self
+        return trainer
 
     def _go_on(self, trainer: Trainer) -> None:
         """With the optimizer's and the objective's state of the training before, or of the file."""
@@ -175,14 +258,24 @@ class VAE:
                 state[name] = kept[name]
         trainer.restore(step, state)
 
-    def _dataset(self, data: str | Array | Dataset, data_dir: str | Path | None, offline: bool) -> Dataset:
+    def _dataset(self, data: Any, data_dir: str | Path | None, offline: bool) -> Dataset:
+        if self._asked and not isinstance(data, str):
+            name = self._asked[0]
+            mend = (
+                'aevb.binarize(x, "threshold") makes grey ones binary' if name == "binarize" else "scale them yourself"
+            )
+            raise UsageError(f"{name}: rows are taken as they are; {mend}, or give a data set's name")
         if isinstance(data, Dataset):
-            return data
+            train = as_rows(data.train, "the training data")
+            if data.dynamic and train.dtype != np.uint8:
+                raise DataError(f"the training data: type {train.dtype}; dynamic=True needs uint8 intensities 0..255")
+            test = as_rows(data.test, "the test data") if data.test is not None else None
+            return replace(data, train=train, test=test)
         config = self.config
         if isinstance(data, str):
             request = DataRequest(
                 seed=config.seed,
-                data_dir=Path(data_dir) if data_dir is not None else None,
+                data_dir=path_of("data_dir", data_dir) if data_dir is not None else None,
                 asked="data_dir",
                 offline=offline,
                 binarize=config.binarize,
@@ -191,24 +284,11 @@ class VAE:
             )
             loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
             return loaded
-        if self._asked:
-            raise UsageError(f"{self._asked[0]}: rows are taken as they are; give the data set's name, or leave it out")
         rows = self._as_rows(data)
-        return Dataset(name="array", train=rows, test=rows)
+        return Dataset(name="array", train=rows)
 
-    def _as_rows(self, x: Any) -> Array:
-        if np.ma.is_masked(x):
-            raise DataError("the data are masked: leave out or impute those rows")
-        try:
-            rows = np.asarray(x)
-        except ValueError as error:
-            raise DataError(f"the data are no array: {error}") from error
-        if rows.dtype.kind not in "fiub":
-            raise DataError(f"data of type {rows.dtype}; numbers are needed")
-        if rows.ndim > 2:
-            rows = rows.reshape(len(rows), -1)
-        if rows.ndim != 2 or rows.size == 0:
-            raise DataError(f"data of shape {rows.shape}; rows (N, D) are needed")
+    def _as_rows(self, x: Any, what: str = "the data") -> Array:
+        rows = as_rows(x, what)
         if self._model is not None and rows.shape[1] != self._model.architecture.dim:
             raise DataError(f"data of {rows.shape[1]} columns; the model has {self._model.architecture.dim}")
         if self._model is None or self._model.likelihood.units is not None:
@@ -246,11 +326,18 @@ class VAE:
 
     def bound(self, x: Any, *, objective: str = "elbo", samples: int = 1) -> float:
         """Mean bound of rows x (N, D) in nats a data point: L^B by default, with fixed noise."""
-        self._needs_posterior("bound")
-        if not chosen_objective(objective).is_bound:
+        return summary(self._evaluated("bound", x, objective, samples))["bound"]
+
+    def bounds(self, x: Any, *, objective: str = "elbo", samples: int = 1) -> Array:
+        """The bound (N,) of each of the rows x (N, D) in nats; ``bound`` is their mean."""
+        return np.array(self._evaluated("bounds", x, objective, samples)[:, 0])
+
+    def _evaluated(self, what: str, x: Any, objective: str, samples: int) -> npt.NDArray[np.float64]:
+        """Bound, reconstruction and kl (N, 3) of each row."""
+        self._needs_posterior(what)
+        samples = whole("samples", samples, 1)
+        if not isinstance(objective, str) or not chosen_objective(objective).is_bound:
             raise UsageError(f"the objective {objective} is not a bound; ask for elbo, elbo-mc or iwae")
-        if samples < 1:
-            raise UsageError(f"samples={samples}: at least one is needed")
         model, rows = self.model, self._as_rows(x)
         self._likelihood.support.check(rows, "the data")
         data = resident(model, rows)
@@ -262,7 +349,7 @@ class VAE:
             seed=self.config.seed,
             batch=max(1, 500 // samples),
         )
-        return summary(evaluator.run())["bound"]
+        return evaluator.run()
 
     def log_likelihood(
         self, x: Any, *, method: str = "is", samples: int | None = None, temperatures: int | None = None
@@ -273,11 +360,13 @@ class VAE:
         through ``temperatures`` (100); "hmc", KW appendix D with ``samples`` draws a chain (500), NaN for rows that it
         refuses.
         """
+        if not isinstance(method, str):
+            raise UsageError(f"method={method!r}: {suggest('', METHODS)}")
         check_method(method)
         if METHODS[method].needs_encoder:
             self._needs_posterior("log_likelihood", mend='; use method="ais"')
-        if samples is not None and samples < 1:
-            raise UsageError(f"samples={samples}: at least one is needed")
+        samples = whole("samples", samples, 1) if samples is not None else None
+        temperatures = whole("temperatures", temperatures, 1) if temperatures is not None else None
         model, rows = self.model, self._as_rows(x)
         self._likelihood.support.check(rows, "the data")
         threads = self.config.threads or model.backend.threads
@@ -293,21 +382,88 @@ class VAE:
 
     def decode(self, z: Any) -> Array:
         """Mean (N, D) of p(x | z) for z (N, Z)."""
-        latent = np.asarray(z, dtype=self.config.dtype)
-        if latent.ndim != 2 or latent.shape[1] != self.model.architecture.latent or not len(latent):
-            raise DataError(f"z of shape {latent.shape}; (N, {self.model.architecture.latent}) is needed")
-        return apply.decode(self.model, latent)
+        return apply.decode(self.model, self._as_latent(z))
+
+    def spread(self, z: Any) -> Array:
+        """Standard deviation (N, D) of each column under p(x | z) for z (N, Z), where the decoder offers it."""
+        latent = self._as_latent(z)
+        try:
+            return apply.deviation(self.model, latent)
+        except NotImplementedError as error:
+            name = self.config.decoder if self._named else type(self._likelihood).__name__
+            raise UsageError(f"spread: the decoder {name} offers none; take it of draw(z), many times") from error
+
+    def draw(self, z: Any, *, seed: int | None = None) -> Array:
+        """A draw x (N, D) ~ p(x | z) for each z (N, Z); seeds as in ``sample``."""
+        latent = self._as_latent(z)
+        number, first = self._numbers("draw", len(latent), seed)
+        return apply.draw(self.model, latent, number, first)
 
     def reconstruct(self, x: Any) -> Array:
         """Mean (N, D) of p(x | z) at the mean of q(z | x)."""
         self._needs_encoder("reconstruct")
         return apply.reconstruct(self.model, self._as_rows(x))
 
-    def sample(self, n: int, *, seed: int = 0) -> Array:
-        """n draws (n, D): z ~ N(0, I), x ~ p(x | z)."""
-        if n < 1:
-            raise UsageError(f"sample({n}): at least one draw is needed")
-        return apply.sample(self.model, int(n), seed)
+    def sample(self, n: int, *, seed: int | None = None) -> Array:
+        """n draws (n, D): z ~ N(0, I), x ~ p(x | z).
+
+        Calls without a seed go on in one stream of draws, that of the model's seed: ten and then ten are the twenty of
+        one call. With ``seed`` a call gives the first n draws of that seed's stream.
+        """
+        count = whole("n", n, 1)
+        number, first = self._numbers("sample", count, seed)
+        return apply.sample(self.model, count, number, first)
+
+    def _numbers(self, stream: str, count: int, seed: int | None) -> tuple[int, int]:
+        """The seed, and the number of the first of ``count`` draws."""
+        _ = self.model  # nothing is drawn without one
+        if seed is not None:
+            return seed_of(seed), 0
+        with self._lock:
+            first = self._drawn[stream]
+            self._drawn[stream] += count
+        return self.config.seed, first
+
+    def _as_latent(self, z: Any) -> Array:
+        latent, wanted = as_rows(z, "z"), self.model.architecture.latent
+        if np.ndim(z) != 2 or latent.shape[1] != wanted:
+            raise DataError(f"z of shape {np.shape(z)}; (N, {wanted}) is needed")
+        return latent.astype(self.config.dtype)
+
+    # Parameters ---------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """A copy of every parameter by name, such as ``encoder.1.weight`` (inputs, outputs)."""
+        model = self.model
+        return {name: model.backend.download(p.theta.array) for name, p in model.parameters.named.items()}
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Put all parameters in place: the names and shapes of ``weights``, finite numbers; or DataError, and nothing.
+
+        The optimizer's state stays as it is; ``best_step`` is None until rows are held out again.
+        """
+        model = self.model
+        if not isinstance(weights, Mapping):
+            raise DataError(f"weights of type {type(weights).__name__}; a dict from name to array is needed")
+        flat = model.backend.download(model.parameters.theta)
+        if unknown := [n for n in weights if n not in model.parameters.named]:
+            raise DataError(f"unknown parameter '{unknown[0]}': {suggest(str(unknown[0]), model.parameters.named)}")
+        for name, parameter in model.parameters.named.items():
+            if name not in weights:
+                raise DataError(f"'{name}' is missing: give all parameters, such as {{**model.weights, ...}}")
+            try:
+                with np.errstate(over="ignore"):
+                    values = np.asarray(weights[name]).astype(model.dtype, casting="same_kind")
+            except (TypeError, ValueError) as error:
+                raise DataError(f"'{name}' is no array of floats: {error}") from error
+            if values.shape != parameter.shape:
+                raise DataError(f"'{name}' has shape {values.shape}; {parameter.shape} is needed")
+            if not np.isfinite(values).all():
+                raise DataError(f"'{name}' holds NaN, infinite or too large values")
+            flat[parameter.lo : parameter.hi] = values.reshape(-1)
+        model.parameters.theta[...] = model.backend.upload(flat)
+        self._best = None
 
     # Storage ------------------------------------------------------------------------------------------------
 
@@ -325,12 +481,13 @@ class VAE:
             "dim": model.architecture.dim,
             **self._facts.meta(),
         }
-        write(Path(path), Checkpoint(step, arrays, meta), hash_file=False)
+        write(path_of("path", path), Checkpoint(step, arrays, meta), hash_file=False)
 
 
+@spoken
 def load(path: str | Path) -> VAE:
     """A model from a file of ``save``, from a checkpoint, or from a run folder (its newest checkpoint)."""
-    place = Path(path)
+    place = path_of("path", path)
     if place.is_dir():
         folder = place / "checkpoints"
         newest = CheckpointStore(folder if folder.is_dir() else place).newest()
@@ -385,31 +542,22 @@ def _likelihood(decoder: str | Likelihood, options: Mapping[str, Any]) -> Likeli
     return copy.deepcopy(decoder)
 
 
+def _widths(hidden: Any) -> tuple[int, ...]:
+    """Widths of hidden layers from one number, several, or a text."""
+    if isinstance(hidden, (np.ndarray, np.generic)):
+        hidden = hidden.tolist()
+    try:
+        if isinstance(hidden, (str, int)):
+            return parse_hidden(hidden)
+        if isinstance(hidden, Sequence):
+            return parse_hidden(list(hidden))
+    except UsageError:
+        pass
+    raise UsageError(f"hidden={hidden!r}: a width such as 200, or several such as (200, 100), are needed; () for none")
+
+
 def _model(config: RunConfig, likelihood: Likelihood, dim: int) -> tuple[Model, str | None]:
     """The model, and why it is on the CPU."""
     architecture = Architecture(dim, config.latent_dim, config.hidden, config.activation, config.dtype)
     backend, reason = choose(config.backend, config.threads)
     return Model(architecture, likelihood, backend), reason
-
-
-class _History:
-    """Keeps the mean of each block in memory."""
-
-    def __init__(self, rows: list[dict[str, float]]) -> None:
-        self._rows = rows
-
-    def steps(self, rows: npt.NDArray[np.float64]) -> None:
-        means = rows[:, 2:5].mean(axis=0)  # NaN where the objective has none
-        self._rows.append(
-            {
-                "step": float(rows[-1, 0]),
-                "bound": float(means[0]),
-                "reconstruction": float(means[1]),
-                "kl": float(means[2]),
-            }
-        )
-
-    def evaluated(self, row: npt.NDArray[np.float64], is_best: bool) -> None: ...
-
-    def stop(self) -> bool:
-        return False

@@ -32,6 +32,7 @@ LAYERS = [
     "evaluation",
     "testing",
     "experiment",
+    "interface",
     "vae",
     "bench",
     "__init__",

@@ -37,9 +37,6 @@ def test_what_the_model_was_made_with_is_what_fit_does() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"validation": 0.2}, "validation=0.2: fit holds nothing out"),
-        ({"until_converged": True}, "until_converged=True"),
-        ({"eval_every": 5}, "eval_every=5"),
         ({"decoder": Gaussian(), "decoder_options": {"mean": "linear"}}, "give the options to its class"),
         ({"decoder": Gaussian}, "an object of a Likelihood is needed"),
         ({"decoder": None}, "not NoneType"),
@@ -51,8 +48,9 @@ def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], word
 
 
 def test_rows_are_taken_as_they_are() -> None:
-    with pytest.raises(UsageError, match="binarize: rows are taken as they are"):
-        made(binarize="threshold").fit(X)
+    for data in (X, aevb.Dataset("own", X)):
+        with pytest.raises(UsageError, match=r"binarize: rows are taken as they are; aevb\.binarize"):
+            made(binarize="threshold").fit(data)
     with pytest.raises(DataError, match="masked"):
         made(decoder="gaussian").fit(np.ma.masked_array(X.astype(float), X > 0))
     made(decoder="gaussian").fit(np.ma.masked_array(X.astype(float), np.zeros_like(X)), steps=1)

@@ -158,9 +158,10 @@ class Crew:
         """Leave a crew that cannot go on; the first member says why."""
         if os.getpid() != self._owner:
             raise SystemExit
+        lost = "a worker process ended unexpectedly (out of memory?); "
         error: BaseException = BackendError(
-            "a worker process ended unexpectedly (out of memory?); the last checkpoint is sound: resume it, or use "
-            "--threads 1"
+            f"{lost}the last checkpoint is sound: resume it, or use --threads 1",
+            python=f"{lost}the model holds the state of some steps before: fit again, or make it with threads=1",
         )
         for w, (_, _, answers) in enumerate(self._workers, 1):
             if self._counts[w * LINE] == FAILED:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from aevb_engine.errors import DataError
+
 Array = npt.NDArray[Any]
 Binarize = Literal["none", "threshold", "static", "dynamic"]
 Scale = Literal["unit", "raw"]
@@ -32,7 +34,7 @@ class DataRequest:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows of data, split into training and test part.
+    """Rows of data, split into training and test part; a run needs both, ``VAE.fit`` the training rows alone.
 
     ``train`` (N, D) and ``test`` (M, D) are uint8 or float32; the model sees ``x = scale * row``. With
     ``dynamic`` the training rows are intensities 0..255 and each step draws x ~ Bernoulli(row / 255) anew,
@@ -41,7 +43,7 @@ class Dataset:
 
     name: str
     train: Array
-    test: Array
+    test: Array | None = None
     scale: float = 1.0
     dynamic: bool = False
     binarize: Binarize = "none"
@@ -64,9 +66,16 @@ class Dataset:
         """Whether all rows, as the model sees them, lie in [0, 1]."""
         if self.dynamic:
             return True
-        low = min(float(self.train.min()), float(self.test.min()))
-        high = max(float(self.train.max()), float(self.test.max()))
+        parts = [p for p in (self.train, self.test) if p is not None]
+        low, high = min(float(p.min()) for p in parts), max(float(p.max()) for p in parts)
         return low >= 0 and high * self.scale <= 1
+
+    @property
+    def test_rows(self) -> Array:
+        """The test part; DataError where there is none."""
+        if self.test is None:
+            raise DataError(f"'{self.name}' has no test rows; a run needs some")
+        return self.test
 
     @property
     def dim(self) -> int:

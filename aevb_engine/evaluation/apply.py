@@ -1,4 +1,8 @@
-"""Encode, decode, reconstruct and sample with a trained model, any number of rows in bounded memory."""
+"""Encode, decode, reconstruct and sample with a trained model, any number of rows in bounded memory.
+
+Draws are functions of the seed and their number: draws 10, 11, ... are the same whether 0 to 9 come with them or not,
+to the bit, since a number has its place in a chunk of fixed size.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,17 @@ from aevb_engine.operation import Operation, Rows
 
 Array = npt.NDArray[Any]
 CHUNK = 500
+DRAWN = 100  # draws at a time; fewer take as long
 
 
 class Draw:
     """Noise for ``Likelihood.sample``: substream i of a stream for each kind of number, shaped (rows, 1, D)."""
 
-    def __init__(self, xp: Any, seed: int, row: int, shape: tuple[int, int], dtype: Any) -> None:
-        self.xp, self.seed, self.row, self.shape, self.dtype = xp, seed, row, shape, dtype
+    def __init__(
+        self, xp: Any, seed: int, row: int, shape: tuple[int, int], dtype: Any, stream: str = "sample"
+    ) -> None:
+        self.xp, self.seed, self.stream = xp, seed, stream
+        self.row, self.shape, self.dtype = row, shape, dtype
 
     def uniform(self, i: int) -> Any:
         """Uniform on [0, 1)."""
@@ -36,7 +44,7 @@ class Draw:
 
     def _fill(self, i: int, kind: str) -> Any:
         out = np.empty((1, *self.shape), np.float32)
-        getattr(Noise(np, self.seed, f"sample {kind}"), kind)(i, self.row, out)
+        getattr(Noise(np, self.seed, f"{self.stream} {kind}"), kind)(i, self.row, out)
         return self.xp.asarray(out[0][:, None, :].astype(self.dtype))
 
 
@@ -56,20 +64,41 @@ def encode(model: Model, x: Array) -> tuple[Array, Array]:
 
 def decode(model: Model, z: Array) -> Array:
     """Mean of p(x | z), (N, D), for z (N, Z)."""
-    return _decode(model, z, None)
+    return _moment(model, z, "mean")
 
 
-def sample(model: Model, n: int, seed: int = 0) -> Array:
-    """n draws x ~ p(x | z), z ~ N(0, I), (n, D)."""
-    return _decode(model, prior(model, n, seed), seed)
+def deviation(model: Model, z: Array) -> Array:
+    """Standard deviation of the columns of p(x | z), (N, D), for z (N, Z); NotImplementedError of the likelihood."""
+    return _moment(model, z, "deviation")
 
 
-def prior(model: Model, n: int, seed: int = 0) -> Array:
+def sample(model: Model, n: int, seed: int = 0, first: int = 0) -> Array:
+    """n draws x ~ p(x | z), z ~ N(0, I), (n, D); those of the numbers ``first``, ``first`` + 1, ..."""
+    return draw(model, prior(model, n, seed, first), seed, first, "sample")
+
+
+def prior(model: Model, n: int, seed: int = 0, first: int = 0) -> Array:
     """n draws z ~ N(0, I), (n, Z)."""
     z = np.empty((1, n, model.architecture.latent), np.float32)
-    Noise(np, seed, "prior").normal(0, 0, z)
+    Noise(np, seed, "prior").normal(0, first, z)
     draws: Array = z[0]
     return draws
+
+
+def draw(model: Model, z: Array, seed: int = 0, first: int = 0, stream: str = "draw") -> Array:
+    """x ~ p(x | z), (N, D), for z (N, Z), with the noise of the numbers ``first``, ``first`` + 1, ..."""
+    decoder, dim = model.decoder, model.architecture.dim
+    end = first + len(z)
+    out = []
+    for lo in range(first - first % DRAWN, end, DRAWN):
+        here = slice(max(first - lo, 0), min(end - lo, DRAWN))
+        part = np.zeros((DRAWN, z.shape[1]), z.dtype)
+        part[here] = z[max(lo - first, 0) : lo - first + DRAWN]
+        ws, operations = _forward(model, part)
+        numbers = Draw(model.backend.xp, seed, lo, (DRAWN, dim), model.dtype, stream)
+        _run(model, ws, [*operations, decoder.sample(ws, model.parameters, numbers)])
+        out.append(model.backend.download(ws.many("draw", dim).array)[here])
+    return np.concatenate(out)
 
 
 def reconstruct(model: Model, x: Array) -> Array:
@@ -77,32 +106,28 @@ def reconstruct(model: Model, x: Array) -> Array:
     return decode(model, encode(model, x)[0])
 
 
-def _decode(model: Model, z: Array, seed: int | None) -> Array:
-    decoder, dim = model.decoder, model.architecture.dim
+def _moment(model: Model, z: Array, name: str) -> Array:
     out = []
     for lo in range(0, len(z), CHUNK):
-        part = z[lo : lo + CHUNK]
-        ws = Workspace(model.backend, len(part), 1, model.dtype)
-        latent = ws.many("z", model.architecture.latent)
-        latent.array[...] = model.backend.upload(part.astype(model.dtype))
-        operations = decoder.prepare(ws, model.parameters) + decoder.forward(ws, model.parameters, latent)
-        if seed is None:
-            operations.append(decoder.mean(ws, model.parameters))
-            result = ws.many("x mean", dim)
-        else:
-            draw = Draw(model.backend.xp, seed, lo, (len(part), dim), model.dtype)
-            operations.append(decoder.sample(ws, model.parameters, draw))
-            result = ws.many("draw", dim)
-        _run(model, ws, operations)
-        out.append(model.backend.download(result.array))
-    units, found = model.likelihood.units, np.concatenate(out)
-    return found if units is None else units.outward(found)
+        ws, operations = _forward(model, z[lo : lo + CHUNK])
+        _run(model, ws, [*operations, getattr(model.decoder, name)(ws, model.parameters)])
+        out.append(model.backend.download(ws.many(f"x {name}", model.architecture.dim).array))
+    return np.concatenate(out)
 
 
 def _read(model: Model, x: Array) -> Array:
     """Rows (N, D) in the data's own units as the model reads them."""
     units = model.likelihood.units
     return x.astype(model.dtype) if units is None else units.inward(x, model.dtype)
+
+
+def _forward(model: Model, z: Array) -> tuple[Workspace, list[Operation]]:
+    """What leads from z (N, Z) to the likelihood's heads."""
+    ws = Workspace(model.backend, len(z), 1, model.dtype)
+    latent = ws.many("z", model.architecture.latent)
+    latent.array[...] = model.backend.upload(z.astype(model.dtype))
+    decoder, parameters = model.decoder, model.parameters
+    return ws, decoder.prepare(ws, parameters) + decoder.forward(ws, parameters, latent)
 
 
 def _run(model: Model, ws: Workspace, operations: list[Operation]) -> None:

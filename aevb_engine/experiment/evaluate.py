@@ -112,7 +112,7 @@ def rows_of(session: Session, split: Split) -> npt.NDArray[Any]:
     """
     dataset, config = session.dataset, session.config
     if split == "test":
-        return dataset.test
+        return dataset.test_rows
     train, validation = split_rows(dataset, config)
     if split == "validation":
         if validation is None:

@@ -407,7 +407,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     if other is not None:
         record[f"test_bound_{other[0]}"] = bound + other[1] if bound is not None else None
     if session.dataset.true_log_prob is not None and per_point is not None and bound is not None:
-        excess = per_point[:, 0] - session.dataset.true_log_prob(session.dataset.test)
+        excess = per_point[:, 0] - session.dataset.true_log_prob(session.dataset.test_rows)
         record["test_excess"] = float(excess.mean())
         record["test_excess_se"] = _known(standard_error(excess))
     if per_point is not None and bound is not None and not np.isfinite(bound):

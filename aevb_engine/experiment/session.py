@@ -172,7 +172,7 @@ def prepare(
     warnings += trainer.warnings
     if training and backend.name != "cpu":
         config = replace(config, trainer=trainer.inner.plan.path)  # type: ignore[arg-type] # a resume goes on with it
-    test_rows = resident(model, dataset.test, dataset.scale)
+    test_rows = resident(model, dataset.test_rows, dataset.scale)
     by = judge(chosen)
     test = held_out = None
     if by is not None:
@@ -209,7 +209,10 @@ def prepare(
 
 def check(dataset: Dataset, likelihood: Likelihood) -> None:
     """DataError for empty, misshapen or non-numeric data, or data outside the likelihood's support."""
-    for what, rows in (("the training data", dataset.train), ("the test data", dataset.test)):
+    parts = {"the training data": dataset.train, "the test data": dataset.test}
+    for what, rows in parts.items():
+        if rows is None:
+            continue
         if rows.ndim != 2 or rows.dtype.kind not in "fiub":
             raise DataError(
                 f"{what} of '{dataset.name}' has shape {rows.shape} and type {rows.dtype}; numbers (N, D) are needed"
@@ -222,7 +225,7 @@ def check(dataset: Dataset, likelihood: Likelihood) -> None:
         likelihood.support.check(extremes, what)
         if likelihood.support.kind in ("binary", "count", "codes") and rows.dtype.kind == "f":
             likelihood.support.check(rows * rows.dtype.type(dataset.scale), what)
-    if dataset.train.shape[1] != dataset.test.shape[1]:
+    if dataset.test is not None and dataset.train.shape[1] != dataset.test.shape[1]:
         raise DataError(
             f"training rows have {dataset.train.shape[1]} columns and test rows {dataset.test.shape[1]}; "
             "both must agree"
@@ -240,7 +243,7 @@ def choose_threads(model: Model, rows: int, cores: int) -> int:
 def data_hash(dataset: Dataset) -> str:
     """SHA-256 of the training and test rows."""
     digest = hashlib.sha256()
-    for rows in (dataset.train, dataset.test):
+    for rows in (dataset.train, dataset.test_rows):
         digest.update(f"{rows.shape} {rows.dtype}".encode())
         digest.update(np.ascontiguousarray(rows).data)
     return digest.hexdigest()

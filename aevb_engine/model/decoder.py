@@ -82,16 +82,23 @@ class Decoder:
 
     def mean(self, ws: Workspace, parameters: Parameters) -> Operation:
         """mean (B, L, D) of p(x | z) from the heads, into the buffer "x mean" (a head may be called mean)."""
-        likelihood = self.likelihood
-        heads = [self._shaped(ws, parameters, h) for h in likelihood.heads]
-        mean = self._wide(ws, ws.many("x mean", self.dim))
+        return self._moment(ws, parameters, "mean")
+
+    def deviation(self, ws: Workspace, parameters: Parameters) -> Operation:
+        """Standard deviation (B, L, D) of p(x | z) from the heads, into the buffer "x deviation"."""
+        return self._moment(ws, parameters, "deviation")
+
+    def _moment(self, ws: Workspace, parameters: Parameters, name: str) -> Operation:
+        method = getattr(self.likelihood, name)
+        heads = [self._shaped(ws, parameters, h) for h in self.likelihood.heads]
+        moment = self._wide(ws, ws.many(f"x {name}", self.dim))
 
         def bind(xp: Any, rows: Rows) -> Callable[[], None]:
             given = [h.view(rows) for h in heads]
-            out = mean.view(rows)
-            return lambda: likelihood.mean(xp, *given, mean=out)
+            out = {name: moment.view(rows)}
+            return lambda: method(xp, *given, **out)
 
-        return custom("mean", bind, tuple(heads), (mean,))
+        return custom(name, bind, tuple(heads), (moment,))
 
     def mean_backward(self, ws: Workspace, parameters: Parameters, dmean: Buffer) -> Operation:
         """The gradient by each head for a given dmean (B * L, D), unweighted."""

@@ -78,13 +78,17 @@ class Support:
             top = np.inf if self.kind == "count" else self.levels - 1
             good = low >= 0 and high <= top and bool((x == np.floor(x)).all())
         if not good:
-            mend = {
-                "binary": "the decoder takes 0 and 1 only: use --binarize threshold, static or dynamic",
-                "unit": "the decoder takes values in [0, 1]: rescale the data (--scale unit)",
-                "count": "the decoder takes counts 0, 1, 2, ...",
-                "codes": f"the decoder takes codes 0 to {self.levels - 1}",
-            }[self.kind]
-            raise DataError(f"{what} holds values between {low:g} and {high:g}; {mend}")
+            found = f"{what} holds values between {low:g} and {high:g}; the decoder takes"
+            takes, mend, python = {
+                "binary": (
+                    "0 and 1 only", ": use --binarize threshold, static or dynamic",
+                    ': aevb.binarize(x, "threshold") makes them so',
+                ),
+                "unit": ("values in [0, 1]", ": rescale the data (--scale unit)", ": rescale the rows"),
+                "count": ("counts 0, 1, 2, ...", "", ""),
+                "codes": (f"codes 0 to {self.levels - 1}", "", ""),
+            }[self.kind]  # fmt: skip
+            raise DataError(f"{found} {takes}{mend}", python=f"{found} {takes}{python}")
 
 
 class Likelihood(ABC):
@@ -145,6 +149,10 @@ class Likelihood(ABC):
     def mean_backward(self, xp: Any, *heads: Any, dmean: Any, dheads: Sequence[Any]) -> None:
         """dheads for a given dmean (B, L, D); needed by the squared-error autoencoder only."""
         raise NotImplementedError(f"{type(self).__name__} offers no mean_backward")
+
+    def deviation(self, xp: Any, *heads: Any, deviation: Any) -> None:
+        """deviation (B, L, D): the standard deviation of each column under p(x | heads); optional."""
+        raise NotImplementedError(f"{type(self).__name__} offers no deviation")
 
     @abstractmethod
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:

@@ -90,6 +90,7 @@ class Trainer:
         self._build()
         self.order = Order(settings.seed, count, settings.batch, self.objective.updates)
         self.step = 0
+        self.last = np.empty((0, len(TRAIN_COLUMNS)))  # rows of the last block; where it failed, those before
         self._kept: list[Any] = []  # a copy of the state on the device, after the steps ``_kept_at``
         self._kept_at: int | None = None
         self._now = Tables(0, np.empty((0, 0), np.int64), np.empty((0, 0)), [])  # of the steps under way
@@ -148,7 +149,8 @@ class Trainer:
         """The last part of ``advance``: the rows of steps that have been run."""
         rows, finite = self._collect(steps)
         if not (np.isfinite(rows[:, self._defined]).all() and finite):
-            self._find_divergence()
+            self._find_divergence(steps)
+        self.last = rows
         return rows
 
     def _run(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
@@ -285,7 +287,7 @@ class Trainer:
         missing = set(COLUMNS) - set(self.objective.columns)
         return [i for i, column in enumerate(TRAIN_COLUMNS) if column not in missing]
 
-    def _find_divergence(self) -> None:
+    def _find_divergence(self, steps: int) -> None:
         """Repeat from the last copy, step by step, up to the first that is not finite; leave the state before it."""
         end = self.step
         self._back()
@@ -294,8 +296,11 @@ class Trainer:
             what = self._not_finite(self._run(1)[0][0])
         bad = self.step
         self._back()
+        good = [self.last[:0]]
         while self.step < bad - 1:
-            self._run(min(self.block, bad - 1 - self.step))
+            good.append(self._run(min(self.block, bad - 1 - self.step))[0])
+        rows = np.concatenate(good)
+        self.last = rows[rows[:, 0] > end - steps]
         raise Diverged(bad, what or "the sum of the parameters", self.settings.mend)
 
     def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:

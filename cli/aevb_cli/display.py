@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt, say
 from aevb_cli.text import duration, number, size
+from aevb_engine import jit
 from aevb_engine.experiment.atomic import quoted
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class State:
             self.seconds += seconds - self._seconds_before
         else:
             self.first = int(rows[-1, 0])  # the first block is a warm-up: rates count from its end
+            self.began = time.monotonic()
         self._seconds_before = seconds
         for value in rows[:, self.column].tolist():
             self._seen = min(SMOOTH, self._seen + 1)  # the first steps weigh alike, then old ones fade
@@ -161,6 +163,19 @@ class PlainScreen(Screen):
         self._said = time.monotonic()
         interrupt.announce = lambda: say(STOPPING + "\n")
 
+    def __enter__(self) -> Self:
+        jit.listeners.append(self._compiling)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        jit.listeners.remove(self._compiling)
+
+    def _compiling(self, series: jit.Compiling) -> None:
+        if series.count == 1 or self._due():
+            self._line(str(series))
+
     def data(self, what: str, done: int, total: int | None) -> None:
         super().data(what, done, total)
         self.state.what, self.state.done, self.state.amount = what, done, total
@@ -221,7 +236,7 @@ def introduction(session: Session) -> str:
     if pruned:
         threads += f", {len(pruned.columns)} of {data.dim} columns in the first product"  # the others are always zero
     return (
-        f"{config.dataset} {len(data.train):,} + {len(data.test):,} rows, {config.decoder} decoder, {hidden}, "
+        f"{config.dataset} {len(data.train):,} + {len(data.test_rows):,} rows, {config.decoder} decoder, {hidden}, "
         f"{session.model.parameters.size:,} parameters, {config.optimizer} {config.lr:g}, {threads}"
     )
 

@@ -16,6 +16,7 @@ from aevb_cli.boundary import one_line
 from aevb_cli.display import STOPPING, Screen, State, introduction, settings
 from aevb_cli.signals import Interrupt, say
 from aevb_cli.text import duration, number, wrap
+from aevb_engine import jit
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder
@@ -111,6 +112,8 @@ class LiveScreen(Screen):
                 if state.best is not None and state.chooses:
                     parts.append((f"best {number(state.best[0])} at step {state.best[1]:,}", "dim"))
                 yield _fit([*parts, ("nats a data point", "dim")], width)
+        if (series := jit.compiling()) is not None:
+            yield _fit([(str(series), "dim")], width)
         if self.interrupt.number:
             yield _fit([(STOPPING, "yellow")], width)
 

@@ -166,7 +166,29 @@ def test_encode_decode_sample(gpu: str) -> None:
         np.testing.assert_allclose(a, b, atol=1e-5)
     z = apply.prior(cpu.model, 7, 1)
     np.testing.assert_allclose(apply.decode(cpu.model, z), apply.decode(device.model, z), atol=1e-5)
+    np.testing.assert_allclose(apply.deviation(cpu.model, z), apply.deviation(device.model, z), atol=1e-5)
     assert (apply.sample(cpu.model, 5) != apply.sample(device.model, 5)).mean() < 0.01
+    assert (apply.draw(cpu.model, z, first=98) != apply.draw(device.model, z, first=98)).mean() < 0.01
+
+
+@pytest.mark.parametrize("decoder", ["bernoulli", "gaussian"])
+def test_the_public_model(gpu: str, decoder: str) -> None:
+    """Fit with rows held out, draws, spreads and parameters, on both backends."""
+    import aevb_engine as aevb
+
+    x = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.float32)
+    found = []
+    for backend in ("cpu", "gpu"):
+        model = aevb.VAE(decoder, hidden=5, batch_size=20, backend=backend, seed=1, threads=1)
+        model.fit(x, steps=60, validation=0.25, eval_every=20)
+        model.set_weights(model.weights)
+        model.fit(x, steps=10)
+        z = np.zeros((3, 2))
+        found.append([model.bounds(x), model.spread(z), model.decode(z), [r["bound"] for r in model.history]])
+        assert model.draw(z).shape == (3, 20)
+        assert model.sample(3).shape == (3, 20)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-2)
 
 
 def test_importance_sampling(gpu: str) -> None:

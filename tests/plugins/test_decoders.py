@@ -270,6 +270,13 @@ class _Broken(Likelihood):
     def mean_backward(self, xp: Any, *heads: Any, dmean: Any, dheads: Any) -> None:
         dheads[0][...] = dmean * (1.0001 if self.fault == "mean gradient" else 1)
 
+    def deviation(self, xp: Any, *heads: Any, deviation: Any) -> None:
+        deviation[...] = {"spread": 1.001, "wide spread": 1.2, "negative spread": -1}.get(self.fault, 1)
+        if self.fault == "no spread":
+            deviation[0, 0, 0] = np.nan
+        if self.fault == "spread moves":
+            heads[0][0] += 1
+
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
         x[...] = heads[0] + draw.normal(0)
 
@@ -291,6 +298,11 @@ class _Broken(Likelihood):
         ("both, gradient", "log_prob_and_backward"),
         ("mean", "samples and mean disagree"),
         ("mean gradient", "mean_backward of head mean"),
+        ("spread", "the square of deviation is off the variance by 2.0e-03"),
+        ("wide spread", "samples and deviation disagree"),
+        ("negative spread", "deviation is not filled, or negative"),
+        ("no spread", "deviation is not filled, or negative"),
+        ("spread moves", "deviation modified a head"),
         ("scalar, logp", "scalar's log p"),
         ("scalar, gradient", "scalar's derivatives"),
         ("scalar, count", "scalar gives 1 numbers"),

@@ -91,7 +91,7 @@ def _truth(material: Material) -> float | None:
     data = material.dataset
     if data.true_log_prob is None:
         return None
-    mean = float(np.mean(data.true_log_prob(data.test)))
+    mean = float(np.mean(data.true_log_prob(data.test_rows)))
     return mean if np.isfinite(mean) else None
 
 

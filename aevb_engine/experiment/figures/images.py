@@ -41,11 +41,11 @@ def reconstructions(material: Material) -> Figure:
     title = f"Reconstructions of {material.dataset.name} test data"
     shape = material.dataset.image_shape
     if shape is None:
-        rows = material.dataset.test[spread(len(material.dataset.test), VECTORS)]
+        rows = material.dataset.test_rows[spread(len(material.dataset.test_rows), VECTORS)]
         x = material.x(rows)
         return _heat_maps(material, title, {"originals": x, "reconstructions": apply.reconstruct(material.model, x)})
     chosen = material.shown
-    x = material.x(material.dataset.test[chosen.ravel()])
+    x = material.x(material.dataset.test_rows[chosen.ravel()])
     again = apply.reconstruct(material.model, x)
     deep, columns = chosen.shape
     enlarged = _enlargement(shape)

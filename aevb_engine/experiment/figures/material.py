@@ -101,19 +101,19 @@ class Material:
         """Values shown as the two ends of the grey scale: the range of the data, not empty."""
         if self.model.likelihood.support.kind == "binary":
             return 0.0, 1.0
-        sample = self.x(self.dataset.test[spread(len(self.dataset.test), 2000)])
+        sample = self.x(self.dataset.test_rows[spread(len(self.dataset.test_rows), 2000)])
         low, high = float(sample.min()), float(sample.max())
         return (low, high) if high > low else (low - 0.5, high + 0.5)
 
     @cached_property
     def ink(self) -> bool:
         """Whether images are strokes on an empty ground (most pixels are exactly 0), best shown as ink on paper."""
-        return float(np.median(self.dataset.test[spread(len(self.dataset.test), 500)])) == 0.0
+        return float(np.median(self.dataset.test_rows[spread(len(self.dataset.test_rows), 500)])) == 0.0
 
     @cached_property
     def shown(self) -> Array:
         """(rows, columns) numbers of the test rows in the picture of reconstructions: a column a class where known."""
-        labels, count = self.dataset.test_labels, len(self.dataset.test)
+        labels, count = self.dataset.test_labels, len(self.dataset.test_rows)
         if labels is None or len(kinds := np.unique(labels)) > 12:
             rows = spread(count, 48)
             columns = min(12, len(rows))
@@ -133,8 +133,8 @@ class Material:
             rows = spread(len(data.train), POINTS)
             means, _ = apply.encode(self.model, self.x(data.train[rows]))
             return means, None, {name: values[rows] for name, values in data.factors.items()}
-        rows = spread(len(data.test), POINTS)
-        means, _ = apply.encode(self.model, self.x(data.test[rows]))
+        rows = spread(len(data.test_rows), POINTS)
+        means, _ = apply.encode(self.model, self.x(data.test_rows[rows]))
         return means, None if data.test_labels is None else data.test_labels[rows], {}
 
     @property

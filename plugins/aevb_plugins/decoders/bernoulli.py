@@ -94,6 +94,14 @@ template <typename T> __device__ void log_prob_backward(T x, T a, T& da) { da = 
         xp.multiply(da, number(0.5), out=da)
         xp.multiply(da, dmean, out=da)
 
+    def deviation(self, xp: Any, *heads: Any, deviation: Any) -> None:
+        """sqrt(p (1 - p)) = 1 / (e^a + e^-a), which keeps its digits where p is near 0 or 1."""
+        number = deviation.dtype.type
+        xp.absolute(heads[0], out=deviation)  # e^-|a| / (1 + e^-2|a|): nothing overflows
+        xp.negative(deviation, out=deviation)
+        xp.exp(deviation, out=deviation)
+        deviation /= deviation * deviation + number(1)
+
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
         self.mean(xp, *heads, mean=x)
         xp.less(draw.uniform(0), x, out=x)

@@ -148,6 +148,12 @@ class Gaussian(Likelihood):
         else:
             dheads[0][...] = dmean
 
+    def deviation(self, xp: Any, *heads: Any, deviation: Any) -> None:
+        """e^(logvar / 2)."""
+        logvar = self._logvar(xp, heads[1], xp.empty_like(deviation), deviation)
+        xp.multiply(logvar, deviation.dtype.type(0.5), out=deviation)
+        xp.exp(deviation, out=deviation)
+
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
         """mean + e^(logvar / 2) * normal."""
         deviation = draw.scratch(0)

@@ -66,6 +66,10 @@ template <typename T> __device__ void log_prob_backward(T x, T location, T logsc
     def mean(self, xp: Any, *heads: Any, mean: Any) -> None:
         mean[...] = heads[0]
 
+    def deviation(self, xp: Any, *heads: Any, deviation: Any) -> None:
+        """sqrt(2) times the scale (optional; needed by ``VAE.spread``)."""
+        deviation[...] = math.sqrt(2) * xp.exp(heads[1])
+
     def sample(self, xp: Any, *heads: Any, draw: Any, x: Any) -> None:
         """location + scale * (difference of two exponential numbers); 1 - u is never zero."""
         location, logscale = heads
