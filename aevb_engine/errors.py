@@ -62,6 +62,10 @@ class Stopped(AevbError):
     exit_code = 75
 
 
+class ResultWarning(UserWarning):
+    """What is amiss with a model that was trained: idle latent units, a bound below a simpler model's, and the like."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A closing clause for an unknown name: the nearest known one, or all of them."""
     names = sorted(known)

@@ -16,34 +16,37 @@ import numpy.typing as npt
 from aevb_engine import registry
 from aevb_engine.backend.choose import choose
 from aevb_engine.data.dataset import DataRequest, Dataset
-from aevb_engine.errors import DataError, FileFormatError, UsageError, suggest
+from aevb_engine.errors import DataError, FileFormatError, ResultWarning, UsageError, suggest
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
+from aevb_engine.evaluation.remarks import MOST_ROWS, Judged, remarks
 from aevb_engine.experiment.assemble import Facts, facts_of, initialize
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
-from aevb_engine.experiment.session import check, choose_threads, split_rows
+from aevb_engine.experiment.session import check, choose_threads, default_schedule, learning_rate, split_rows
 from aevb_engine.interface import progress as display
 from aevb_engine.interface.course import Best, Callback, Course, check_callback, digest
 from aevb_engine.interface.held_out import HeldOut, asked, check_length, interval, length
 from aevb_engine.interface.history import History
 from aevb_engine.interface.interrupt import Interrupt
 from aevb_engine.interface.rows import as_rows, path_of, seed_of, whole
-from aevb_engine.interface.words import spoken, spoken_class, warn
+from aevb_engine.interface.words import in_python, spoken, spoken_class, warn
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
-from aevb_engine.objectives import held_out
+from aevb_engine.model.units import Units
+from aevb_engine.objectives import held_out as judge_of
 from aevb_engine.objectives import objective as chosen_objective
 from aevb_engine.objectives.base import Objective
 from aevb_engine.training.loop import Progress, fit
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
-from aevb_engine.training.schedule import CONSTANT, parse_schedule
+from aevb_engine.training.schedule import parse_schedule
 from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Settings, Trainer
 
 Array = npt.NDArray[Any]
+REMARKED = 200  # steps of a fit from which on it is judged
 
 
 @spoken_class
@@ -99,6 +102,7 @@ class VAE:
         self._facts = Facts()
         self.history: list[dict[str, float]] = []
         self.evaluations: list[dict[str, float]] = []
+        self.remarks: list[str] = []  # what is amiss after the last fit
         self._windows = History(self.history)
         self._best: Best | None = None
         self._drawn: Counter[str] = Counter()  # numbers of the draws so far, by stream
@@ -125,7 +129,7 @@ class VAE:
         Rows are whatever becomes an array of numbers: a data frame, lists, images (N, H, W).
 
         A second call goes on from the present parameters and optimizer state. What is not given here is as the model
-        was made; the length else 20 epochs, or with ``until_converged`` at most 1000.
+        was made; the length else 50 epochs and at least 2,000 steps, or with ``until_converged`` at most 1000 epochs.
 
         ``validation``: a fraction in [0, 1) of the training rows (the last ones where neighbouring rows are alike), or
         rows (M, D) as the model sees them. Their bounds go to ``evaluations`` every ``eval_every`` steps (an epoch, at
@@ -150,20 +154,24 @@ class VAE:
         dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline or config.offline)
         check(dataset, self._likelihood)
         dataset, judged_by, scale = self._hold_out(dataset, held)
-        check_batch(config.batch_size, len(dataset.train))  # before the model takes the width of these data
+        config = replace(
+            config,
+            batch_size=min(config.batch_size, len(dataset.train)),
+            until_converged=held.until_converged,
+        )
         interrupt = Interrupt()
         with screen:
             model = self._build(dataset)
-            trainer = self._train_on(dataset)
-            for line in trainer.warnings:
-                warn(line)
-            per_epoch = self._objective.updates * trainer.count / config.batch_size
+            per_epoch = self._objective.updates * len(dataset.train) / config.batch_size
             count = length(config, epochs, steps, per_epoch, until_converged=held.until_converged)
+            trainer = self._train_on(dataset, config, count)
+            for line in (*self._facts.warnings, *trainer.warnings):
+                warn(line)
             evaluator = None
             if judged_by is None or held.judge is None:
                 self._best = None
             else:
-                rows, threads = self._resident(judged_by, scale), trainer.settings.threads
+                rows, threads = resident(model, judged_by, scale), trainer.settings.threads
                 evaluator = Evaluator(model, rows, objective_name=held.judge, seed=config.seed, threads=threads)
                 key = digest(judged_by, scale)
                 if self._best is None or self._best.rows != key:
@@ -194,7 +202,42 @@ class VAE:
                     course.close()
                 if best is not None and best.step is not None:
                     trainer.restore(best.step, best.arrays)
+        self.remarks = self._remarks(trainer, dataset, judged_by, scale) if count >= REMARKED else []
+        for line in self.remarks:
+            warn(line, ResultWarning)
         return self
+
+    def _remarks(self, trainer: Trainer, dataset: Dataset, held: Array | None, scale: float) -> list[str]:
+        """What is amiss, judged by the rows held out, or else by the training rows."""
+        judge = judge_of(self._objective)
+        if judge is None or "bound" not in judge.columns or not self.history or dataset.dynamic:
+            return []
+        rows, scale = (held, scale) if held is not None else (dataset.train, dataset.scale)
+        rows = rows[:: -(-len(rows) // MOST_ROWS)]
+        bounds = Evaluator(self.model, resident(self.model, rows, scale), seed=self.config.seed).run()[:, 0]
+        course = self.evaluations if held is not None else self.history
+        judged = Judged(
+            model=self.model,
+            rows=rows,
+            bounds=bounds,
+            name="held-out" if held is not None else "training",
+            train=dataset.train,
+            train_bound=float(np.mean([row["bound"] for row in self.history[-10:]])),
+            course=np.array([[row["step"], row["bound"]] for row in course]),
+            scale=scale,
+            train_scale=dataset.scale,
+            steady=trainer.settings.schedule.steady,
+            paper_start=self.config.initial == "normal",
+        )
+        return [in_python(line) for line in remarks(judged).lines]
+
+    @property
+    def units(self) -> Units | None:
+        """Shift and spread (D,) by which the model reads its data where their columns were standardized, else None.
+
+        Rows go in and come out in the data's own units, and so do densities.
+        """
+        return self.model.likelihood.units
 
     @property
     def best_step(self) -> int | None:
@@ -214,17 +257,18 @@ class VAE:
             return dataset, None, 1.0
         return replace(dataset, train=train, train_labels=None, factors={}), part, dataset.scale
 
-    def _train_on(self, dataset: Dataset) -> Trainer:
-        """A trainer of the model on these data, in the state of the training before."""
-        config, model = self.config, self.model
+    def _train_on(self, dataset: Dataset, config: RunConfig, steps: int) -> Trainer:
+        """A trainer of the model on these data, in the state of the training before, for so many steps more."""
+        model, first = self.model, self._steps_done()
+        text = config.lr_schedule or default_schedule(config)
         optimizer: Optimizer = registry.create("optimizer", config.optimizer, config.optimizer_options, Optimizer)
         threads = config.threads or choose_threads(model, config.batch_size * config.samples, model.backend.threads)
         settings = Settings(
             objective=self._objective,
             samples=config.samples,
             batch=config.batch_size,
-            lr=config.lr if config.lr is not None else optimizer.default_lr,
-            schedule=parse_schedule(config.lr_schedule or CONSTANT),
+            lr=learning_rate(config, optimizer),
+            schedule=parse_schedule(text, first + steps, first),
             mend=self._facts.mend,
             weight_decay=config.weight_decay,
             seed=config.seed,
@@ -239,6 +283,11 @@ class VAE:
         self._go_on(trainer)
         self._trainer, self._stored = trainer, None
         return trainer
+
+    def _steps_done(self) -> int:
+        if self._trainer is not None:
+            return self._trainer.step
+        return self._stored[0] if self._stored is not None else 0
 
     def _go_on(self, trainer: Trainer) -> None:
         """With the optimizer's and the objective's state of the training before, or of the file."""
@@ -284,8 +333,8 @@ class VAE:
             )
             loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
             return loaded
-        rows = self._as_rows(data)
-        return Dataset(name="array", train=rows)
+        rows, shape = self._as_rows(data), np.shape(data)
+        return Dataset(name="array", train=rows, image_shape=(shape[1], shape[2]) if len(shape) == 3 else None)
 
     def _as_rows(self, x: Any, what: str = "the data") -> Array:
         rows = as_rows(x, what)
@@ -298,8 +347,9 @@ class VAE:
     def _build(self, dataset: Dataset) -> Model:
         if self._model is None:
             self._facts = facts_of(dataset, dataset.train, self._likelihood, self.config)
-            self._likelihood = self._facts.adapt(self._likelihood)
-            self._model, self._reason = _model(self.config, self._likelihood, dataset.dim)
+            likelihood = self._facts.adapt(copy.deepcopy(self._likelihood))  # as it was, should the model not be made
+            self._model, self._reason = _model(self.config, likelihood, dataset.dim)
+            self._likelihood = likelihood
             initialize(self._model, dataset.train, dataset, self.config)
         elif self._model.architecture.dim != dataset.dim:
             raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
@@ -320,7 +370,7 @@ class VAE:
 
     def _needs_posterior(self, what: str, mend: str = "") -> None:
         self._needs_encoder(what, mend)
-        judge = held_out(self._objective)
+        judge = judge_of(self._objective)
         if judge is None or "bound" not in judge.columns:
             raise UsageError(f"{what} needs q(z | x); the objective {self.config.objective} trains none{mend}")
 

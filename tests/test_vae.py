@@ -31,7 +31,8 @@ def test_what_the_model_was_made_with_is_what_fit_does() -> None:
     assert made(steps=3).fit(X).history[-1]["step"] == 3
     assert made(epochs=2).fit(X).history[-1]["step"] == 6
     assert made(steps=3).fit(X, epochs=1).history[-1]["step"] == 3
-    assert made().fit(X).history[-1]["step"] == 60  # 20 epochs
+    assert made().fit(X).history[-1]["step"] == 2000  # at least so many
+    assert made(batch_size=100).fit(X, epochs=3).history[-1]["step"] == 3  # all rows are one batch
 
 
 @pytest.mark.parametrize(

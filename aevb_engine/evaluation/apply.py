@@ -64,12 +64,13 @@ def encode(model: Model, x: Array) -> tuple[Array, Array]:
 
 def decode(model: Model, z: Array) -> Array:
     """Mean of p(x | z), (N, D), for z (N, Z)."""
-    return _moment(model, z, "mean")
+    return _outward(model, _moment(model, z, "mean"))
 
 
 def deviation(model: Model, z: Array) -> Array:
     """Standard deviation of the columns of p(x | z), (N, D), for z (N, Z); NotImplementedError of the likelihood."""
-    return _moment(model, z, "deviation")
+    found, units = _moment(model, z, "deviation"), model.likelihood.units
+    return found if units is None else found * units.spread
 
 
 def sample(model: Model, n: int, seed: int = 0, first: int = 0) -> Array:
@@ -98,7 +99,7 @@ def draw(model: Model, z: Array, seed: int = 0, first: int = 0, stream: str = "d
         numbers = Draw(model.backend.xp, seed, lo, (DRAWN, dim), model.dtype, stream)
         _run(model, ws, [*operations, decoder.sample(ws, model.parameters, numbers)])
         out.append(model.backend.download(ws.many("draw", dim).array)[here])
-    return np.concatenate(out)
+    return _outward(model, np.concatenate(out))
 
 
 def reconstruct(model: Model, x: Array) -> Array:
@@ -113,6 +114,12 @@ def _moment(model: Model, z: Array, name: str) -> Array:
         _run(model, ws, [*operations, getattr(model.decoder, name)(ws, model.parameters)])
         out.append(model.backend.download(ws.many(f"x {name}", model.architecture.dim).array))
     return np.concatenate(out)
+
+
+def _outward(model: Model, x: Array) -> Array:
+    """Rows (N, D) that the model reads or gives, in the data's own units."""
+    units = model.likelihood.units
+    return x if units is None else units.outward(x)
 
 
 def _read(model: Model, x: Array) -> Array:

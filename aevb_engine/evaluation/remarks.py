@@ -116,7 +116,7 @@ def _units(active: int, latent: int) -> Sequence[str]:
             f"none of the {latent} latent units is active: z says nothing of x, and the model is one of independent "
             "columns; train longer, or start with --initial glorot"
         ]
-    return [f"{latent - active} of {latent} latent units are inactive: a smaller --latent-dim would do as well"]
+    return [f"{latent - active} of {latent} latent units are inactive: as good with --latent-dim {active}"]
 
 
 def _below(judged: Judged, bound: float, independent: float | None, linear: float | None) -> Sequence[str]:
@@ -126,7 +126,11 @@ def _below(judged: Judged, bound: float, independent: float | None, linear: floa
     if independent is not None and not bound >= independent:
         return [f"{said} {independent:,.2f} of independent columns, a model without z; {mend}"]
     if linear is not None and not bound >= linear:
-        return [f"{said} {linear:,.2f} of probabilistic PCA, a linear model; {mend}"]
+        near = independent is not None and linear - bound < max(CLIMB * (linear - independent), LEAST_CLIMB)
+        return [
+            f"{said} {linear:,.2f} of probabilistic PCA, a linear model; "
+            + ("on these data it does as well" if near else mend)
+        ]
     return []
 
 

@@ -422,7 +422,7 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
     dataset, config, schedule = session.dataset, session.config, session.trainer.settings.schedule
     return Judged(
         model=session.model,
-        rows=dataset.test,
+        rows=dataset.test_rows,
         bounds=per_point[:, 0],
         name="test",
         train=session.train_rows,

@@ -153,7 +153,7 @@ def prepare(
         binarize=dataset.binarize,
         standardize="never" if facts.units is None else "always",
         lr_schedule=config.lr_schedule or default_schedule(config),
-        lr=config.lr if config.lr is not None else optimizer.default_lr,
+        lr=learning_rate(config, optimizer),
         threads=threads,
     )
     settings = Settings(
@@ -277,6 +277,14 @@ def subset(dataset: Dataset, rows: int, seed: int) -> Dataset:
 def default_schedule(config: RunConfig) -> str:
     """Where none is asked for: constant in the paper's way and where the length is not known."""
     return CONSTANT if config.initial == "normal" or config.until_converged else FALLING
+
+
+def learning_rate(config: RunConfig, optimizer: Optimizer) -> float:
+    """The one asked for, or the optimizer's own; it may have a higher one for a schedule that ends at zero."""
+    if config.lr is not None:
+        return config.lr
+    falls = parse_schedule(config.lr_schedule or default_schedule(config)).of_length
+    return optimizer.peak_lr if falls and optimizer.peak_lr is not None else optimizer.default_lr
 
 
 def without_length(config: RunConfig) -> RunConfig:

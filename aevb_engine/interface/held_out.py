@@ -10,12 +10,11 @@ import numpy as np
 
 from aevb_engine.errors import UsageError
 from aevb_engine.experiment.config import RunConfig
-from aevb_engine.experiment.session import CONVERGENCE_EPOCHS, CONVERGENCE_VALIDATION
+from aevb_engine.experiment.session import CONVERGENCE_EPOCHS, CONVERGENCE_VALIDATION, DEFAULT_EPOCHS, LEAST_STEPS
 from aevb_engine.interface.rows import whole
 from aevb_engine.objectives import held_out
 from aevb_engine.objectives.base import Objective
 
-EPOCHS = 20.0  # of a fit that is not told its length
 EVALUATIONS = 10  # at least, of a fit
 
 
@@ -76,13 +75,14 @@ def asked(
 def length(
     config: RunConfig, epochs: float | None, steps: float | None, per_epoch: float, *, until_converged: bool
 ) -> int:
-    """Steps of a fit: as it is told, else as the model was made, else 20 epochs (1000 at most until converged)."""
+    """Steps of a fit: as it is told, else as the model was made, else as those of ``run``: 50 epochs and at least 2,000
+    steps (1000 epochs at most until converged)."""
     if epochs is None and steps is None:
         epochs, steps = config.epochs, config.steps
     if steps is not None:
         return int(steps)
     if epochs is None:
-        epochs = CONVERGENCE_EPOCHS if until_converged else EPOCHS
+        return max(LEAST_STEPS, round((CONVERGENCE_EPOCHS if until_converged else DEFAULT_EPOCHS) * per_epoch))
     return max(1, round(epochs * per_epoch))
 
 

@@ -89,6 +89,6 @@ def spoken_class(cls: C) -> C:
     return cls
 
 
-def warn(line: str) -> None:
+def warn(line: str, category: type[Warning] = UserWarning) -> None:
     """A warning at the caller of a public method, in its words."""
-    warnings.warn(in_python(line), stacklevel=4)  # this function, the method, its wrapper
+    warnings.warn(in_python(line), category, stacklevel=4)  # this function, the method, its wrapper

@@ -31,13 +31,13 @@ class Columns:
         dim = rows.shape[1]
         mean, variance, largest = np.zeros(dim), np.zeros(dim), np.zeros(dim)
         for lo in range(0, len(rows), CHUNK):
-            part = rows[lo : lo + CHUNK].astype(np.float64) * scale
+            part = _read(rows[lo : lo + CHUNK], scale)
             mean += part.sum(axis=0) / len(rows)
             np.maximum(largest, np.abs(part).max(axis=0), out=largest)
         for lo in range(0, len(rows), CHUNK):  # once more: no square of a large mean is taken
-            part = rows[lo : lo + CHUNK].astype(np.float64) * scale - mean
+            part = _read(rows[lo : lo + CHUNK], scale) - mean
             variance += (part**2).sum(axis=0) / len(rows)
-        sample = rows[:: -(-len(rows) // FEW_ROWS)].astype(np.float64) * scale
+        sample = _read(rows[:: -(-len(rows) // FEW_ROWS)], scale)
         return Columns(mean, variance, largest, sample, len(rows))
 
     @property
@@ -45,3 +45,10 @@ class Columns:
         """Standard deviations (D,); 0 where a column is constant but for rounding."""
         found = np.sqrt(self.variance)
         return np.where(found > 1e-12 * self.largest, found, 0.0)
+
+
+def _read(rows: Array, scale: float) -> Array:
+    """Pixels are scaled in float32, as in a step, so that bytes and the floats made of them give the same bits."""
+    if rows.dtype == np.uint8:
+        return (rows.astype(np.float32) * np.float32(scale)).astype(np.float64)
+    return rows.astype(np.float64) * scale

@@ -16,6 +16,7 @@ class Optimizer(ABC):
 
     summary: ClassVar[str] = ""
     default_lr: ClassVar[float] = 0.001
+    peak_lr: ClassVar[float | None] = None  # where the rate falls to zero at the end, if another one is better there
     state: tuple[str, ...] = ()
     scratch: int = 1
     still_at_zero: ClassVar[bool] = False  # a parameter whose gradient and state are zero stays as it is

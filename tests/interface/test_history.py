@@ -78,7 +78,7 @@ def test_old_numbers_are_not_kept() -> None:
 
 def test_the_same_fit_has_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def fitted(*steps: int) -> list[dict[str, float]]:
-        model = aevb.VAE(hidden=5, batch_size=20, backend="cpu", threads=1, seed=1)
+        model = aevb.VAE(hidden=5, batch_size=20, backend="cpu", threads=1, seed=1, lr_schedule="constant")
         for count in steps:
             model.fit(X, steps=count)
         return model.history

@@ -26,7 +26,9 @@ WORKERS = pytest.param(2, marks=pytest.mark.skipif(not crew.possible(), reason="
 
 
 def made(**more: Any) -> aevb.VAE:
-    return aevb.VAE(**{"hidden": 5, "batch_size": 20, "backend": "cpu", "threads": 1, "seed": 1, **more})
+    return aevb.VAE(
+        **{"hidden": 5, "batch_size": 20, "backend": "cpu", "threads": 1, "seed": 1, "lr_schedule": "constant", **more}
+    )
 
 
 def theta(model: aevb.VAE) -> bytes:
@@ -101,11 +103,12 @@ def test_after_interrupts_anywhere_history_agrees_with_the_step() -> None:
         assert steps[-1] == step(model)
 
 
+@pytest.mark.filterwarnings("ignore:columns have means", "ignore::aevb_engine.errors.ResultWarning")
 def test_after_a_divergence_history_ends_with_the_step_that_is_kept() -> None:
     x = 1e3 * np.random.default_rng(0).standard_normal((60, 20))
-    model = made(decoder="gaussian", optimizer="sgd", lr=2e-7, seed=3)
+    model = made(decoder="gaussian", optimizer="sgd", lr=2e-7, seed=3, standardize="never")
     with pytest.raises(TrainingError):
-        model.fit(x, steps=120).fit(1e3 * x, steps=5000)
+        model.fit(x, steps=120).fit(1e6 * x, steps=5000)
     assert model.history[-1]["step"] == step(model) > 0
     assert all(np.isfinite(row["bound"]) for row in model.history)
 
@@ -155,7 +158,7 @@ import numpy as np
 import aevb_engine as aevb
 
 x = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.uint8)
-model = aevb.VAE(hidden=30, batch_size=20, backend="cpu", threads=2, seed=1)
+model = aevb.VAE(hidden=30, batch_size=20, backend="cpu", threads=2, seed=1, lr_schedule="constant")
 try:
     model.fit(x, steps=10**7, callback=lambda row: row["step"] == 500 and print("begun", flush=True))
 except KeyboardInterrupt:

@@ -126,7 +126,6 @@ def made(**more: Any) -> aevb.VAE:
 @pytest.mark.parametrize(
     ("act", "text"),
     [
-        (lambda: made(batch_size=300).fit(X), "batch_size=300: must be between 1 and the 60 training rows"),
         (lambda: made(epochs=1, steps=1), "epochs and steps exclude each other; give one of them"),
         (lambda: made(seed=-1), "seed=-1: a number in 0 .. 2^64 - 1 is needed"),
         (lambda: made(lr_schedule="sine"), None),

@@ -27,6 +27,7 @@ class Adam(Optimizer):
 
     summary: ClassVar[str] = "Adam: bias-corrected first and second moments"
     default_lr: ClassVar[float] = 0.001
+    peak_lr: ClassVar[float | None] = 0.003
     still_at_zero: ClassVar[bool] = True
     state = ("first", "second")
     scratch = 1
