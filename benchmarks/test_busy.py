@@ -53,7 +53,7 @@ def pace(trainer: Any, seconds: float) -> float:
 @pytest.mark.parametrize("cores", [0, 1, 2])
 @pytest.mark.parametrize("name", ["W1", "W2", "W3", "glyphs"])
 def test_busy(benchmark: Any, monkeypatch: pytest.MonkeyPatch, name: str, cores: int) -> None:
-    """``extra_info``: us a step of every way, medians over interleaved rounds, and the best fixed way over the choice."""
+    """``extra_info``: us a step of every way, medians over interleaved rounds, and the best fixed one over choice."""
     workload = GLYPHS if name == "glyphs" else bench.WORKLOADS[name]
     data = bench.draw(workload)
     trainers = {}

@@ -16,9 +16,9 @@ from aevb_engine.errors import UsageError
 
 Way = Callable[[int], None]  # runs a step so many times
 WORDS = ("processes", "threads", "alone")
-LEAD = 2  # steps, one by one, before a way's time counts: it may compile, fork, draw noise anew, and its caches are cold
+LEAD = 2  # steps, one by one, before a way's time counts: it may compile or fork, draws noise anew, its caches are cold
 WINDOW = 0.2  # seconds over which the way in use is timed
-TRIAL = 0.05  # seconds, behind the lead, over which another one is; it ends with the call that reaches them
+TRIAL = 0.05  # seconds, behind the lead, over which another one is: some time slices of a busy core
 SOONEST, LATEST = 1.0, 5.0  # seconds between trials: the interval doubles until a trial changes the choice
 COST = 0.02  # share of the time that trials may lose, where ``LATEST`` would lose more
 GAIN = 1.05  # how many times quicker another way has to be

@@ -2,8 +2,8 @@
 
 Each worker owns a share of the rows, then one of the parameters; shares of fixed size give the same bits in every run.
 What is run many times, a training step, is run by processes (``crew.py``) where the system allows that, by threads
-(NumPy and BLAS release the interpreter lock), or by the caller alone, whichever is quicker (``choice.py``). BLAS threads
-would spin and collapse on a busy machine.
+(NumPy and BLAS release the interpreter lock), or by the caller alone, whichever is quicker (``choice.py``). BLAS
+threads would spin and collapse on a busy machine.
 """
 
 from __future__ import annotations

@@ -189,7 +189,8 @@ def test_doctor_says_how_training_is_shared(call, monkeypatch):
     assert "in training as one alone;" in " ".join(call("doctor").stdout.split())
     monkeypatch.setenv("AEVB_WORKERS", "thread")
     result = call("doctor")
-    assert (result.exit_code, result.stderr) == (2, "error: AEVB_WORKERS=thread: use processes, threads or alone, or unset it\n")
+    words = "AEVB_WORKERS=thread: use processes, threads or alone, or unset it"
+    assert (result.exit_code, result.stderr) == (2, f"error: {words}\n")
 
 
 def test_doctor_survives_a_gpu_probe_that_crashes(call, monkeypatch):
