@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,9 +19,9 @@ Way = Callable[[int], None]  # runs a step so many times
 WORDS = ("processes", "threads", "alone")
 LEAD = 2  # steps, one by one, before a way's time counts: it may compile or fork, draws noise anew, its caches are cold
 WINDOW = 0.2  # seconds over which the way in use is timed
-TRIAL = 0.05  # seconds, behind the lead, over which another one is: some time slices of a busy core
-SOONEST, LATEST = 1.0, 5.0  # seconds between trials: the interval doubles until a trial changes the choice
-COST = 0.02  # share of the time that trials may lose, where ``LATEST`` would lose more
+TRIAL = 0.05  # seconds, and a step behind the lead, over which another one is: some time slices of a busy core
+COST = 0.01  # share of the time that trials may lose: the more they lost, the later the next
+SOONEST = 0.5  # seconds between trials
 GAIN = 1.05  # how many times quicker another way has to be
 
 
@@ -46,7 +47,6 @@ class Choice:
         self._pace = [math.inf] * len(ways)  # seconds a step, when last timed
         self._spent = 0.0  # seconds in all
         self._due = 0.0  # when the others are tried; not before the first window ends
-        self._interval = SOONEST
         self._lost = 0.0  # seconds, by the trials under way
         self._begin(0)
 
@@ -62,13 +62,19 @@ class Choice:
         """Go on by this way, in use or on trial."""
         self._now = way
         self._lead = LEAD
+        self._began = self._spent
         self._steps, self._seconds = 0, 0.0  # that count
 
     def _most(self) -> int:
         """Steps until the next look at the clock: a trial goes on in doubling pieces, as it may be a slow one."""
         if self._lead:
             return 1
-        return 1 << 62 if self._now == self._used else max(1, self._steps)
+        if self._now == self._used:
+            return sys.maxsize
+        if not self._steps:
+            return 1
+        left = (self._began + TRIAL - self._spent) * self._steps / self._seconds
+        return max(1, min(self._steps, round(left)))
 
     def _note(self, count: int, seconds: float) -> None:
         self._spent += seconds
@@ -79,10 +85,11 @@ class Choice:
             return
         self._steps += count
         self._seconds += seconds
-        if self._seconds < (WINDOW if self._now == self._used else TRIAL):
+        trial = self._now != self._used
+        if (self._spent < self._began + TRIAL) if trial else (self._seconds < WINDOW):
             return
         self._pace[self._now] = self._seconds / self._steps
-        if self._now == self._used and self._spent < self._due and not self._slower():
+        if not trial and self._spent < self._due and not self._slower():
             self._steps, self._seconds = 0, 0.0
             return
         last = (self._used - 1) % len(self.ways)
@@ -98,8 +105,6 @@ class Choice:
     def _decide(self) -> None:
         if self._slower():
             self._used = self._pace.index(min(self._pace))
-            self._interval = SOONEST
-        self._due = self._spent + max(self._interval, self._lost / COST)
-        self._interval = min(2 * self._interval, LATEST)
+        self._due = self._spent + max(SOONEST, self._lost / COST)
         self._lost = 0.0
         self._begin(self._used)

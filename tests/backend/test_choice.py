@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aevb_engine.backend.choice import COST, GAIN, LATEST, LEAD, TRIAL, WINDOW, Choice, wanted
+from aevb_engine.backend.choice import COST, GAIN, LEAD, SOONEST, TRIAL, WINDOW, Choice, wanted
 from aevb_engine.errors import UsageError
 
 
@@ -68,22 +69,22 @@ def test_the_quickest_is_used(best: int, times: int) -> None:
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("other", [1.2, 3, 30, 1000])
 def test_trials_cost_little(other: float, noise: float) -> None:
-    """Less than COST of the time in the long run, however slow the other way is."""
+    """About COST of the time in the long run, however slow the other way is; where times vary, that of errors, too."""
     machine = Machine(1e-3, other * 1e-3, noise=noise)
-    assert machine.train(300) < 1e-3 * (1 + 1.5 * COST) * np.exp(noise**2 / 2)
+    least = 1e-3 * np.exp(noise**2 / 2)
+    assert machine.train(300) < least * (1.03 if noise else 1 + 1.2 * COST)
     assert machine.steps(1) > 0
 
 
 @pytest.mark.parametrize("pace", [1.2e-3, 5e-3, 0.02, 1.0])
 def test_a_trial_is_a_few_steps(pace: float) -> None:
-    """However slow: behind the lead it ends with the first piece that reaches its time, and pieces begin with one."""
+    """However slow: it ends with the first step behind the lead at which its time is over."""
     machine = Machine(1e-3, pace)
     while not machine.steps(1) or machine.choice._now == 1:
         machine.choice(50)
     tried = [n for _, i, n in machine.calls if i == 1]
     assert tried[: LEAD + 1] == [1] * (LEAD + 1)
-    assert sum(tried) <= LEAD + max(1, 2 * TRIAL / pace)
-    assert (sum(tried) - LEAD) * pace >= TRIAL * 0.999
+    assert sum(tried) == max(LEAD + 1, math.ceil(TRIAL / pace - 1e-6))
 
 
 def test_load_comes_and_goes() -> None:
@@ -96,7 +97,7 @@ def test_load_comes_and_goes() -> None:
     assert machine.train(30) < 0.9e-3 * 1.05
     assert machine.now - began < 33
     machine.pace = [0.5e-3, 0.8e-3]
-    machine.train(LATEST / (1 - COST) * 1.2)
+    machine.train(2 * 20e-3 * (LEAD + 1) / COST)  # after trials of so many seconds
     assert machine.train(30) < 0.5e-3 * 1.03
 
 
@@ -106,9 +107,9 @@ def test_a_way_that_becomes_slow_is_left_at_once() -> None:
     machine.train(20)
     machine.choice._due = machine.now + 100
     machine.pace[0] = 3e-3
-    machine.train(3 * WINDOW)
+    machine.train(2.5 * WINDOW)
     began = len(machine.calls)
-    machine.train(0.3)
+    machine.train(SOONEST / 2)
     assert {i for _, i, _ in machine.calls[began:]} == {1}
 
 
@@ -116,7 +117,7 @@ def test_nearly_as_quick_is_not_quicker() -> None:
     machine = Machine(1e-3, 1e-3 / (0.99 * GAIN))
     machine.train(60)
     assert machine.choice._used == 0
-    assert machine.steps(0) > 0.9 * machine.steps()
+    assert machine.steps(0) > 0.8 * machine.steps()
 
 
 def test_what_is_cold_does_not_count() -> None:
