@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from aevb_engine.backend.base import Call, Phases
+from aevb_engine.backend.choice import wanted
 from aevb_engine.backend.shared import fork_worker, shared_zeros
-from aevb_engine.errors import BackendError, UsageError
+from aevb_engine.errors import BackendError
 
 Agenda = list[tuple[list[tuple[int, int]], Sequence[Call], int]]
 SPINS = 8000  # looks at a number, some 200 us, before the member sleeps between two looks
@@ -43,11 +44,8 @@ READY = 1  # beside the counter of a member that is
 
 
 def possible() -> bool:
-    """Whether crews work here: Linux, and a processor that shows its writes to others in order."""
-    wanted = os.environ.get("AEVB_WORKERS", "processes")
-    if wanted not in ("processes", "threads"):
-        raise UsageError(f"AEVB_WORKERS={wanted}: use processes or threads")
-    return wanted == "processes" and sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    """Whether crews work here: Linux, and a processor that shows its writes to others in order; no word for threads."""
+    return wanted() != "threads" and sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
 
 
 class Crew:

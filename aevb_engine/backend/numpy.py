@@ -1,8 +1,9 @@
 """The reference backend: NumPy arrays, and workers over rows and parameters with BLAS at one thread.
 
 Each worker owns a share of the rows, then one of the parameters; shares of fixed size give the same bits in every run.
-What is run many times, a training step, is run by processes (``crew.py``) where the system allows that, and else by
-threads: NumPy and BLAS release the interpreter lock. BLAS threads would spin and collapse on a busy machine.
+What is run many times, a training step, is run by processes (``crew.py``) where the system allows that, by threads
+(NumPy and BLAS release the interpreter lock), or by the caller alone, whichever is quicker (``choice.py``). BLAS
+threads would spin and collapse on a busy machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from aevb_engine import jit
 from aevb_engine.backend import crew
 from aevb_engine.backend.base import Call, Phases, Plan, Replay
 from aevb_engine.backend.blas import one_thread
+from aevb_engine.backend.choice import Choice, Way, wanted
 from aevb_engine.backend.cores import physical_cores
 from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import is_shared, shared_zeros
@@ -48,6 +51,7 @@ class NumpyBackend:
         weakref.finalize(self, _retire, self._workers).atexit = False  # at exit they end by themselves
         self._lock = threading.Lock()  # one run at a time: models may be used from several threads
         self._process = os.getpid()  # whose threads and lock they are
+        self._wanted = wanted()
         self._shared = self.threads > 1 and crew.possible()
         self._repeated: weakref.WeakSet[_Repeated] = weakref.WeakSet()
         self._blas = threadpoolctl.ThreadpoolController()
@@ -107,13 +111,19 @@ class NumpyBackend:
                 raise
 
     def repeat(self, phases: Phases, operations: Sequence[Operation]) -> Callable[[int], None]:
+        threads = partial(self.run, phases)
+        if max(map(len, phases)) == 1:
+            return threads
+        alone = partial(self.run, [[[call for share in shares for call in share]] for shares in phases])
+        ways: dict[str, Way] = {"threads": threads, "alone": alone}
         # What a plugin writes into arrays of its own making, other processes would not see.
-        seen = self._shared and all(is_shared(b.array) for op in operations for b in op.writes)
-        if not seen or max(map(len, phases)) == 1:
-            return lambda times: self.run(phases, times)
-        repeated = _Repeated(self, phases)
-        self._repeated.add(repeated)
-        return repeated
+        if self._shared and all(is_shared(b.array) for op in operations for b in op.writes):
+            repeated = _Repeated(self, phases)
+            self._repeated.add(repeated)
+            ways = {"processes": repeated, **ways}
+        if self._wanted is None:
+            return Choice(list(ways.values()))
+        return ways.get(self._wanted, threads)
 
     @contextmanager
     def one_thread(self) -> Iterator[None]:

@@ -75,6 +75,7 @@ def examine() -> dict[str, Any]:
 
     try:
         facts = environment()
+        from aevb_engine.backend.choice import wanted
         from aevb_engine.backend.cores import physical_cores
         from aevb_engine.backend.crew import possible
     except ImportError as error:
@@ -95,7 +96,8 @@ def examine() -> dict[str, Any]:
         "schema": 1,
         "environment": facts,
         "threads": physical_cores(),
-        "workers": "processes" if possible() else "threads",
+        "workers": "alone" if wanted() == "alone" else "processes" if possible() else "threads",
+        "workers_chosen_by": "AEVB_WORKERS" if wanted() else "time",
         "gpu": gpu,
         "data_folder": data,
         "runs_folder": {"path": str(Path("runs").absolute()), **_space(Path("runs").absolute())},
@@ -155,7 +157,10 @@ def report(record: dict[str, Any]) -> str:
     versions = ("numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl")
     versions_gpu = f"CUDA {gpu['cuda']}, driver for CUDA {gpu['driver']}, CuPy {gpu['cupy']}"
     usable = f"usable: {', '.join(gpu['devices'])}, {versions_gpu}" if gpu["usable"] else f"not usable: {gpu['cause']}"
-    workers = f"up to {record['threads']} (physical cores granted), in training as {record['workers']}"
+    ways = "one alone" if record["workers"] == "alone" else record["workers"]
+    if record["workers_chosen_by"] == "time":
+        ways = f"{'processes, ' if ways == 'processes' else ''}threads or one alone, whichever is quicker as it goes on"
+    workers = f"up to {record['threads']} (physical cores granted), in training as {ways}"
     rows = [
         ("aevb-engine", facts["aevb-engine"]),
         ("Python", f"{facts['python']} at {sys.executable}"),

@@ -1,12 +1,15 @@
-"""Crews of processes: the bits of threads, the order of phases, and a member that fails, dies or is left."""
+"""Crews of processes: the bits of threads and of one alone, the order of phases, and a member that fails, dies or is
+left."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aevb_engine.backend import crew, shared
+from aevb_engine.backend import choice, crew, shared
+from aevb_engine.backend import numpy as backend_numpy
 from aevb_engine.backend.crew import Crew, agenda
 from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.errors import BackendError, UsageError
@@ -27,6 +31,12 @@ Gone = Callable[..., bool]
 
 
 def nothing() -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Always a crew, however busy the machine is."""
+    monkeypatch.setenv("AEVB_WORKERS", "processes")
 
 
 @pytest.fixture
@@ -59,14 +69,90 @@ def test_the_bits_of_threads(
     name: str, threads: int, make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for workers in ("processes", "threads"):
+    for workers in ("processes", "threads", "alone"):
         monkeypatch.setenv("AEVB_WORKERS", workers)
         run = make_step(name, make_likelihood("bernoulli"), samples=2, threads=threads, options=OBJECTIVES[name])
         metrics = run.run(70)
         repeated = run.step._run_visit
         assert isinstance(getattr(repeated, "_crew", None), Crew) == (workers == "processes")
         found.append((metrics.tobytes(), run.theta.tobytes(), [s.tobytes() for s in run.step.state]))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
+
+
+class Turns:
+    """In place of a choice: the ways take turns, so that every three follow each other in every order."""
+
+    ORDER = tuple(int(way) for way in "000100201101202102211121222")  # way by way; all triples of 0, 1, 2
+
+    def __init__(self, ways: Any) -> None:
+        self.ways = ways
+        self.done = 0
+
+    def __call__(self, times: int) -> None:
+        while times:
+            count = min(times, 1 + self.done % 2)
+            self.ways[self.ORDER[self.done % len(self.ORDER)]](count)
+            self.done += 1
+            times -= count
+
+
+def test_the_turns_are_every_pattern() -> None:
+    twice = Turns.ORDER * 2
+    assert {twice[i : i + 3] for i in range(len(Turns.ORDER))} == set(itertools.product(range(3), repeat=3))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_who_runs_a_step_may_change_at_any_step(
+    name: str, threads: int, dynamic: bool, make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every pattern, and as fast as a choice by time can change: the bits of a crew alone."""
+
+    def trained() -> tuple[Any, bytes, bytes, list[bytes]]:
+        run = make_step(
+            name,
+            make_likelihood("bernoulli"),
+            samples=2,
+            threads=threads,
+            dynamic=dynamic,
+            options=OBJECTIVES[name],
+        )
+        metrics = run.run(130)
+        assert metrics[-1].any()
+        return run.step._run_visit, metrics.tobytes(), run.theta.tobytes(), [s.tobytes() for s in run.step.state]
+
+    _, *expected = trained()
+    monkeypatch.delenv("AEVB_WORKERS")
+    monkeypatch.setattr(choice, "WINDOW", 0.0)
+    monkeypatch.setattr(choice, "TRIAL", 0.0)
+    monkeypatch.setattr(choice, "SOONEST", 0.0)
+    monkeypatch.setattr(choice, "COST", 1e9)
+    chosen, *found = trained()
+    assert isinstance(chosen, choice.Choice)
+    assert np.isfinite(chosen._pace).all()  # all three were used
+    assert found == expected
+    monkeypatch.setattr(backend_numpy, "Choice", Turns)
+    turns, *found = trained()
+    assert isinstance(turns, Turns)
+    assert len(turns.ways) == 3
+    assert turns.done >= 40
+    assert found == expected
+
+
+def test_a_crew_that_is_not_used_takes_no_time(made: Callable[..., Crew]) -> None:
+    """While another way runs the steps."""
+    run = made([[nothing], [nothing]], [[nothing], [nothing]])
+    run.run(5)
+
+    def used() -> int:
+        fields = Path(f"/proc/{run._workers[0][0]}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    time.sleep(0.1)
+    before = used()
+    time.sleep(1)
+    assert used() - before <= 0.02 * os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("name", ["elbo", "elbo-mc", "iwae", "beta", "autoencoder", "wake-sleep", "mcem"])
@@ -210,6 +296,42 @@ def test_after_an_interrupt_the_next_steps_run(make_step: Any, make_likelihood: 
     run.step.run(5)
     assert np.isfinite(run.theta).all()
     run.step.backend.close()
+
+
+def test_after_an_interrupt_of_one_alone_the_crew_goes_on(
+    make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch, gone: Gone
+) -> None:
+    """Its members slept and know nothing of it; the trainer puts the parameters back."""
+    monkeypatch.delenv("AEVB_WORKERS")
+    run, other = (make_step("elbo", make_likelihood("bernoulli"), threads=2) for _ in range(2))
+    stop = [False]
+
+    def interrupt() -> None:
+        if stop[0]:
+            raise KeyboardInterrupt
+
+    run.step.phases[2][0].insert(0, interrupt)
+    for r in (run, other):
+        r.fill()
+    processes, _, alone = run.step._run_visit.ways
+    processes(5)
+    kept = [np.array(a) for a in (run.theta, *run.step.state)]
+    workers = [number for number, _, _ in processes._crew._workers]
+    stop[0] = True
+    with pytest.raises(KeyboardInterrupt):
+        alone(5)
+    stop[0] = False
+    for array, before in zip((run.theta, *run.step.state), kept, strict=True):
+        array[...] = before
+    run.step.clock.cursor.array[...] = run.step.clock.step.array[...] = 5
+    for way in (processes, alone, processes):
+        way(5)
+    assert [number for number, _, _ in processes._crew._workers] == workers
+    other.step.run(20)
+    assert run.theta.tobytes() == other.theta.tobytes()
+    for r in (run, other):
+        r.step.backend.close()
+    assert all(gone(n) for n in workers)
 
 
 @pytest.mark.parametrize("when", ["waits", "works"])
@@ -440,7 +562,7 @@ def test_too_large_an_array(shape: tuple[int, ...]) -> None:
 
 def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEVB_WORKERS", "thread")
-    with pytest.raises(UsageError, match="AEVB_WORKERS=thread: use processes or threads"):
+    with pytest.raises(UsageError, match="AEVB_WORKERS=thread: use processes, threads or alone, or unset it"):
         NumpyBackend(2)
 
 
@@ -449,6 +571,29 @@ def test_threads_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = NumpyBackend(2)
     assert backend.empty((3,), np.float32).base is None
     assert not hasattr(backend.repeat([[[nothing], [nothing]]], []), "_crew")
+
+
+def test_one_alone_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEVB_WORKERS", "alone")
+    backend = NumpyBackend(2)
+    seen: list[str] = []
+    names = [lambda: seen.append(threading.current_thread().name)] * 2
+    backend.repeat([[names, names], [names]], [])(2)
+    assert seen == [threading.current_thread().name] * 12
+
+
+@pytest.mark.parametrize("shared_arrays", [True, False])
+def test_without_a_word_time_decides(shared_arrays: bool, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among threads and one alone where processes cannot; with one worker there is nothing to decide."""
+    monkeypatch.delenv("AEVB_WORKERS")
+    array = place if shared_arrays else np.zeros(8)
+    written = custom("own", lambda xp, rows: nothing, (), (Buffer("own", array),))
+    backend = NumpyBackend(2)
+    decided = backend.repeat([[[nothing], [nothing]]], [written])
+    assert isinstance(decided, choice.Choice)
+    assert hasattr(decided.ways[0], "_crew") == shared_arrays
+    assert len(decided.ways) == 2 + shared_arrays
+    assert not isinstance(backend.repeat([[[nothing]]], [written]), choice.Choice)
 
 
 def test_what_a_plugin_writes_elsewhere_is_written_by_threads(place: Any) -> None:

@@ -18,6 +18,12 @@ pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on
 RUN = ("run", *DATA, "--hidden", "60", "--threads", "2", "--steps", str(STEPS))
 
 
+@pytest.fixture(autouse=True)
+def processes(monkeypatch):
+    """Always a crew, however busy the machine is."""
+    monkeypatch.setenv("AEVB_WORKERS", "processes")
+
+
 def workers(parent: int) -> list[int]:
     """Processes that ``parent`` has forked."""
     found = []

@@ -236,12 +236,19 @@ def test_doctor(call, monkeypatch):
 
 
 def test_doctor_says_how_training_is_shared(call, monkeypatch):
+    monkeypatch.delenv("AEVB_WORKERS", raising=False)
+    assert "threads or one alone, whichever is quicker" in " ".join(call("doctor").stdout.split())
+    assert json.loads(call("doctor", "--json").stdout)["workers_chosen_by"] == "time"
     monkeypatch.setenv("AEVB_WORKERS", "threads")
-    assert "in training as threads" in call("doctor").stdout
-    assert json.loads(call("doctor", "--json").stdout)["workers"] == "threads"
+    assert "in training as threads;" in " ".join(call("doctor").stdout.split())
+    record = json.loads(call("doctor", "--json").stdout)
+    assert (record["workers"], record["workers_chosen_by"]) == ("threads", "AEVB_WORKERS")
+    monkeypatch.setenv("AEVB_WORKERS", "alone")
+    assert "in training as one alone;" in " ".join(call("doctor").stdout.split())
     monkeypatch.setenv("AEVB_WORKERS", "thread")
     result = call("doctor")
-    assert (result.exit_code, result.stderr) == (2, "error: AEVB_WORKERS=thread: use processes or threads\n")
+    words = "AEVB_WORKERS=thread: use processes, threads or alone, or unset it"
+    assert (result.exit_code, result.stderr) == (2, f"error: {words}\n")
 
 
 def test_doctor_survives_a_gpu_probe_that_crashes(call, monkeypatch):
