@@ -20,7 +20,7 @@ from aevb_engine.errors import DataError, FileFormatError, ResultWarning, UsageE
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
-from aevb_engine.evaluation.remarks import MOST_ROWS, Judged, remarks
+from aevb_engine.evaluation.remarks import LEAST_STEPS, MOST_ROWS, Judged, remarks
 from aevb_engine.experiment.assemble import Facts, facts_of, initialize
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
@@ -46,7 +46,6 @@ from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Settings, Trainer
 
 Array = npt.NDArray[Any]
-REMARKED = 200  # steps of a fit from which on it is judged
 
 
 @spoken_class
@@ -202,7 +201,7 @@ class VAE:
                     course.close()
                 if best is not None and best.step is not None:
                     trainer.restore(best.step, best.arrays)
-        self.remarks = self._remarks(trainer, dataset, judged_by, scale) if count >= REMARKED else []
+        self.remarks = self._remarks(trainer, dataset, judged_by, scale) if count >= LEAST_STEPS else []
         for line in self.remarks:
             warn(line, ResultWarning)
         return self
@@ -223,6 +222,7 @@ class VAE:
             name="held-out" if held is not None else "training",
             train=dataset.train,
             train_bound=float(np.mean([row["bound"] for row in self.history[-10:]])),
+            steps=trainer.step,
             course=np.array([[row["step"], row["bound"]] for row in course]),
             scale=scale,
             train_scale=dataset.scale,

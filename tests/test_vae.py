@@ -20,7 +20,8 @@ X = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.uint8)
 
 
 def made(**more: Any) -> aevb.VAE:
-    return aevb.VAE(**{"hidden": 5, "batch_size": 20, "backend": "cpu", "threads": 1, "seed": 1, **more})
+    given = {"hidden": 5, "batch_size": 20, "backend": "cpu", "threads": 1, "seed": 1, "lr_schedule": "constant"}
+    return aevb.VAE(**{**given, **more})
 
 
 def theta(model: aevb.VAE) -> bytes:

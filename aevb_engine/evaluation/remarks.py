@@ -20,6 +20,7 @@ from aevb_engine.model.model import Model
 from aevb_engine.model.start import columns_read, head_values, log_prob
 from aevb_engine.training.step import resident
 
+LEAST_STEPS = 200  # of a training that is found fault with
 MOST_ROWS = 2000  # that are judged
 MOST_COLUMNS = 1000  # of a covariance
 CLIMB = 0.03  # of what was gained over independent columns, by doubling the steps
@@ -33,8 +34,8 @@ class Judged:
     """A model that was trained, with the rows that it is judged by.
 
     ``rows`` (M, D) host rows, ``scale * row`` the data, with their ``bounds`` (M,) in nats, called ``name`` in words;
-    ``train`` (N, D) with ``train_scale``; ``train_bound`` the mean of the last batches. ``course`` (n, 2): steps and
-    bounds on the way. ``steady``: the part of the steps before the learning rate falls to zero.
+    ``train`` (N, D) with ``train_scale``; ``train_bound`` the mean of the last batches of so many ``steps``.
+    ``course`` (n, 2): steps and bounds on the way. ``steady``: the part of the steps before the learning rate falls to zero.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Judged:
     name: str
     train: Array
     train_bound: float
+    steps: int
     course: Array
     scale: float = 1.0
     train_scale: float = 1.0
@@ -62,13 +64,15 @@ class Remarks:
 
 
 def remarks(judged: Judged) -> Remarks:
-    """Look at no more than 2,000 rows."""
+    """Look at no more than 2,000 rows; few steps are found no fault with."""
     model, every = judged.model, -(-len(judged.rows) // MOST_ROWS)
     rows, bounds = judged.rows[::every], judged.bounds[::every]
     bound = float(bounds.mean())
     use = latent_use(model, resident(model, rows, judged.scale))
     independent = _independent(judged, rows)
     linear = _linear(judged, rows)
+    if judged.steps < LEAST_STEPS:
+        return Remarks(use.active, independent, linear, [])
     latent = model.architecture.latent
     lines = [*_units(use.active, latent), *_below(judged, bound, independent, linear)]
     if independent is not None:

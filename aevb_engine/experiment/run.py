@@ -427,6 +427,7 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
         name="test",
         train=session.train_rows,
         train_bound=float(progress.tail[:, 2].mean()),
+        steps=session.trainer.step,
         course=progress.evaluations[:, [0, 2]],
         scale=dataset.scale,
         train_scale=1 / 255 if dataset.dynamic else dataset.scale,

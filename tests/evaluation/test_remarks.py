@@ -39,7 +39,7 @@ def at_the_start(make_likelihood: Any, units: bool = False, latent: int = 2) -> 
 
 def judged(model: Model, **given: Any) -> Judged:
     bounds = Evaluator(model, resident(model, TEST)).run()[:, 0]
-    return Judged(model, TEST, bounds, "test", TRAIN, float(bounds.mean()), REST, **given)
+    return Judged(model, TEST, bounds, "test", TRAIN, float(bounds.mean()), 1000, REST, **given)
 
 
 @pytest.mark.parametrize("units", [False, True])
@@ -55,6 +55,7 @@ def test_a_collapsed_model(units: bool, make_likelihood: Any) -> None:
     shift = np.log(columns.spread).sum() if units else 0.0
     assert found.linear == pytest.approx(ppca(scaled[0], 2).score(scaled[1]).mean() - shift, abs=1e-9)
     assert found.linear > found.independent + 1
+    assert replace(found, lines=[]) == remarks(replace(it, steps=199))
     assert [line.split(":")[0] for line in found.lines] == [
         "none of the 2 latent units is active",
         f"the test bound {it.bounds.mean():,.2f} is below {found.linear:,.2f} of probabilistic PCA, a linear model; "
@@ -115,6 +116,6 @@ def test_rows_are_limited_and_a_mass_has_no_pca(make_likelihood: Any, monkeypatc
     bits = (ROWS > 0).astype(np.uint8)
     start_heads(model, columns_read(likelihood, bits, 1.0))
     bounds = Evaluator(model, resident(model, bits)).run()[:, 0]
-    found = remarks(Judged(model, bits, bounds, "test", bits, float(bounds.mean()), REST))
+    found = remarks(Judged(model, bits, bounds, "test", bits, float(bounds.mean()), 1000, REST))
     assert found.linear is None
     assert found.independent == pytest.approx(bounds[::12].mean(), abs=1e-6)
