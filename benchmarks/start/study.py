@@ -136,7 +136,7 @@ def defaults(options: argparse.Namespace) -> list[tuple[str, RunConfig]]:
             continue
         plans.append((name, replace(config, **BEFORE)))
         for epochs in (25.0, 50.0):
-            for lr in (0.001, 0.002, 0.003):
+            for lr in (0.001, 0.003):
                 plans += [
                     (name, replace(config, lr=lr, lr_schedule=schedule, epochs=epochs))
                     for schedule in ("constant", "linear:0.5")
