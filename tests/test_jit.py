@@ -88,6 +88,7 @@ MODELS: list[dict[str, Any]] = [
     {"dataset": "simulated-normal", "hidden": (16,)},
     {"dataset": "simulated-normal", "hidden": (16, 9), "decoder_options": {"variance": "per_dim", "min_logvar": None}},
     {"dataset": "simulated-normal", "hidden": (), "decoder_options": {"mean": "sigmoid"}},
+    {"dataset": "simulated-normal", "hidden": (16,), "standardize": "always"},
     {"dataset": "simulated-binary", "hidden": (16, 9)},
     {"dataset": "simulated-binary", "hidden": (16,), "activation": "relu"},
 ]

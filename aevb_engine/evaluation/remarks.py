@@ -35,7 +35,8 @@ class Judged:
 
     ``rows`` (M, D) host rows, ``scale * row`` the data, with their ``bounds`` (M,) in nats, called ``name`` in words;
     ``train`` (N, D) with ``train_scale``; ``train_bound`` the mean of the last batches of so many ``steps``.
-    ``course`` (n, 2): steps and bounds on the way. ``steady``: the part of the steps before the learning rate falls to zero.
+    ``course`` (n, 2): steps and bounds on the way. ``steady``: the part of the steps before the learning rate begins to
+    fall.
     """
 
     model: Model

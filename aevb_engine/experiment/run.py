@@ -399,7 +399,13 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         record[f"validation_{session.criterion}"] = progress.convergence.best  # of the best checkpoint
     if per_point is not None and bound is not None and np.isfinite(bound):
         found = remarks(judged(session, progress, per_point))
-        record |= {"active_units": found.active, "independent_columns": found.independent, "ppca": found.linear}
+        units = session.model.architecture.latent
+        record |= {
+            "latent_units": units,
+            "active_units": found.active,
+            "independent_columns": found.independent,
+            "ppca": found.linear,
+        }
         record["warnings"] = [*session.warnings, *found.lines]
     if session.test_k is not None:
         record["test_bound_k"] = summary(session.test_k.run())["bound"]

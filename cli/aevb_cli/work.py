@@ -117,6 +117,12 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path], seconds:
     """The end of a run for people; ``seconds``: all that the user waited, with data, evaluations and figures."""
     place = quoted(_near(path))
     rows = bounds(result)
+    if result.get("independent_columns") is not None:
+        linear = f", of probabilistic PCA {number(result['ppca'])}" if result.get("ppca") is not None else ""
+        rows += [
+            ("", f"of independent columns {number(result['independent_columns'])}{linear}"),
+            ("latent", f"{result['active_units']} of {result['latent_units']} units active"),
+        ]
     if result.get("test_bound_k") is not None:
         rows.append(("", f"test, importance-weighted {number(result['test_bound_k'])}"))
     others = {scale: result.get(f"test_bound_{scale}") for scale in ("raw", "unit")}

@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "iwae-bernoulli": {"dataset": "simulated-binary", "objective": "iwae", "samples": 5},
     "iwae-gaussian": {"dataset": "simulated-normal", "objective": "iwae", "samples": 3},
+    "elbo-standardized": {"dataset": "simulated-normal", "standardize": "always"},
     "elbo-double": {"dataset": "simulated-normal", "precision": "float64"},
 }
 LEARNERS: dict[str, dict[str, Any]] = {

@@ -53,7 +53,11 @@ def assert_same_bits(a: dict[str, Any], b: dict[str, Any]) -> None:
 # The same numbers -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [{}, IWAE], ids=["elbo", "iwae"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, IWAE, {"dataset": "simulated-normal", "standardize": "always"}],
+    ids=["elbo", "iwae", "standardized"],
+)
 def test_every_path_follows_the_cpu(more: dict[str, Any], gpu: str) -> None:
     """The gradient of the first step to 1e-5 by norm, the bounds of 50 steps to 1e-3 nats; in double precision, too."""
     wanted = []
