@@ -66,5 +66,6 @@ def far_from_unit(columns: Columns) -> str | None:
     small = np.median(moving) if fractions else moving.min()
     if not far.any() and small >= SMALL:
         return None
-    low, high = columns.mean.min(), columns.mean.max()
-    return f"columns have means {low:.3g} to {high:.3g} and spreads {moving.min():.3g} to {moving.max():.3g}"
+    ends = (columns.mean.min(), columns.mean.max(), moving.min(), moving.max())
+    low, high, least, most = (f"{float(f'{end:.3g}'):,.10g}" for end in ends)
+    return f"columns have means {low} to {high} and spreads {least} to {most}"
