@@ -228,6 +228,7 @@ class VAE:
             train_scale=dataset.scale,
             steady=trainer.settings.schedule.steady,
             paper_start=self.config.initial == "normal",
+            best_step=self.best_step,
         )
         return [in_python(line) for line in remarks(judged).lines]
 

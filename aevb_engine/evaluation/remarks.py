@@ -51,6 +51,7 @@ class Judged:
     train_scale: float = 1.0
     steady: float = 1.0
     paper_start: bool = False
+    best_step: int | None = None  # where rows that were held out have chosen one
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,10 @@ def _gap(judged: Judged, bounds: Array, gained: float) -> Sequence[str]:
     error = float(bounds.std()) / np.sqrt(len(bounds))
     if not (gap > GAP * gained > 0 and gap > 5 * error):
         return []
-    return [
-        f"the {judged.name} bound is {gap:,.1f} nats below that of the training rows: the model overfits; hold rows "
-        "out with --validation 0.1, which keeps the best step, or train for less"
-    ]
+    mend = "hold rows out with --validation 0.1, which keeps the best step, or train for less"
+    if judged.best_step is not None:
+        mend = f"step {judged.best_step:,} was the best for the validation rows"
+    return [f"the {judged.name} bound is {gap:,.1f} nats below that of the training rows: the model overfits; {mend}"]
 
 
 def _climbs(judged: Judged, gained: float) -> Sequence[str]:

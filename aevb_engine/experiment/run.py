@@ -439,6 +439,7 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
         train_scale=1 / 255 if dataset.dynamic else dataset.scale,
         steady=schedule.steady,
         paper_start=config.initial == "normal",
+        best_step=progress.convergence.best_step if session.held_out_is == "validation" else None,
     )
 
 
