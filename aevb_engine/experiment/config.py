@@ -106,7 +106,8 @@ class RunConfig:
     @staticmethod
     def of_record(record: Mapping[str, Any], where: str) -> RunConfig:
         """That of a run's record, wherever the run is now: a data folder that is gone was not asked for here."""
-        config = RunConfig.from_mapping(record["config"], where)
+        # A run of before columns were standardized read them as they are.
+        config = RunConfig.from_mapping({"standardize": "never", **record["config"]}, where)
         there = config.data_dir is None or os.path.isdir(config.data_dir)  # noqa: PTH112 # and False if not allowed
         return config if there else replace(config, data_dir=None)
 

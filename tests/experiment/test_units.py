@@ -74,6 +74,7 @@ def test_the_first_command(named: None, tmp_path: Path) -> None:
     assert result["test_bound"] > truth - 0.4
     assert result["independent_columns"] == pytest.approx(NORMAL, abs=0.3)
     assert result["ppca"] == pytest.approx(truth, abs=0.3)
+    assert folder.read_record()["config"]["standardize"] == "always"
     found = evaluate_run(folder.path, rows=100, samples=50, threads=1)
     assert found["bound"]["value"] == pytest.approx(result["test_bound"], abs=1e-4)
     named_values = {b["name"]: b["value"] for b in found["baselines"]}
@@ -81,6 +82,12 @@ def test_the_first_command(named: None, tmp_path: Path) -> None:
     assert named_values["probabilistic PCA"] == pytest.approx(truth, abs=0.3)
     loaded = aevb.load(folder.path)
     assert loaded.bound(table(2)) == pytest.approx(result["test_bound"], abs=1e-4)
+
+
+def test_a_record_of_before_reads_columns_as_they_are() -> None:
+    kept = {k: v for k, v in config().as_dict().items() if k != "standardize"}
+    assert RunConfig.of_record({"config": kept}, "run.json").standardize == "never"
+    assert RunConfig.of_record({"config": {**kept, "standardize": "always"}}, "run.json").standardize == "always"
 
 
 def test_resumed_to_the_same_bits(named: None, tmp_path: Path) -> None:
