@@ -84,6 +84,8 @@ class VAE:
         }
         if isinstance(decoder, str):
             values["decoder"] = decoder
+        if isinstance(options.get("standardize"), bool):
+            values["standardize"] = "always" if options["standardize"] else "never"
         try:
             self.config = RunConfig.from_mapping(values, "VAE")
         except DataError as error:

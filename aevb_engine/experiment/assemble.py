@@ -72,7 +72,9 @@ def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunC
     wanted = config.standardize
     if likelihood.support.kind != "real" or dataset.dynamic:
         if wanted == "always":
-            raise DataError(f"--standardize always: the decoder takes {likelihood.support.kind} data as they are")
+            raise DataError(
+                f"--standardize always: the decoder takes {likelihood.support.kind} data as they are; leave it out"
+            )
         return plain
     columns = Columns.of(train, dataset.scale)
     far = far_from_unit(columns)

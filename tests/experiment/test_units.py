@@ -131,6 +131,13 @@ def test_data_of_any_size(size: float) -> None:
     assert np.median(np.abs(model.sample(100))) > size * 1e-3
 
 
+def test_yes_and_no_from_python() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    for wish, standardized in ((True, True), (False, False), ("auto", False)):
+        model = aevb.VAE(decoder="gaussian", hidden=5, backend="cpu", standardize=wish).fit(rows, steps=1)
+        assert (model.units is not None) == standardized
+
+
 def test_what_is_left_as_it_is_says_so() -> None:
     rows = table(1, 200)
     plain = {"decoder": "gaussian", "hidden": 5, "seed": 1, "backend": "cpu", "threads": 1, "standardize": "never"}
