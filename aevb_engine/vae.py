@@ -345,7 +345,16 @@ class VAE:
             raise DataError(f"data of {rows.shape[1]} columns; the model has {self._model.architecture.dim}")
         if self._model is None or self._model.likelihood.units is not None:
             return rows  # the model reads them in units of its own, where float32 may be too coarse for the data's
-        return rows if rows.dtype == np.uint8 else rows.astype(self.config.dtype)
+        if rows.dtype == np.uint8:
+            return rows
+        with np.errstate(over="ignore"):
+            cast = rows.astype(self.config.dtype)
+        if np.isinf(cast).any() and np.isfinite(rows).all():
+            raise DataError(
+                f"{what}: values reach {float(np.abs(rows).max()):.3g}, beyond {self.config.dtype}; rescale them, or make "
+                "the model with standardize=True"
+            )
+        return cast
 
     def _build(self, dataset: Dataset) -> Model:
         if self._model is None:

@@ -138,6 +138,15 @@ def test_yes_and_no_from_python() -> None:
         assert (model.units is not None) == standardized
 
 
+def test_finite_numbers_beyond_float32_are_not_called_infinite() -> None:
+    model = aevb.VAE(decoder="gaussian", hidden=5, backend="cpu")
+    model.fit(np.random.default_rng(0).normal(size=(40, 3)), steps=1)
+    with pytest.raises(DataError, match=r"the data: values reach 1e\+39, beyond float32; rescale them"):
+        model.bound(np.full((2, 3), 1e39))
+    with pytest.raises(DataError, match="NaN or infinite"):
+        model.bound(np.full((2, 3), np.inf))
+
+
 def test_what_is_left_as_it_is_says_so() -> None:
     rows = table(1, 200)
     plain = {"decoder": "gaussian", "hidden": 5, "seed": 1, "backend": "cpu", "threads": 1, "standardize": "never"}
