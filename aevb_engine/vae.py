@@ -350,9 +350,9 @@ class VAE:
         with np.errstate(over="ignore"):
             cast = rows.astype(self.config.dtype)
         if np.isinf(cast).any() and np.isfinite(rows).all():
+            most, kind = float(np.abs(rows).max()), self.config.dtype
             raise DataError(
-                f"{what}: values reach {float(np.abs(rows).max()):.3g}, beyond {self.config.dtype}; rescale them, or make "
-                "the model with standardize=True"
+                f"{what}: values reach {most:.3g}, beyond {kind}; rescale them, or make the model with standardize=True"
             )
         return cast
 

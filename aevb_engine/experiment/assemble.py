@@ -65,8 +65,8 @@ class Facts:
 def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunConfig) -> Facts:
     """Of the training rows, which have been checked. DataError where their squares are beyond the precision.
 
-    Columns of real data far from unit scale are standardized, each by its mean and standard deviation (pixels all by
-    the same), unless ``standardize`` forbids it or the start is the paper's.
+    Columns of real data far from unit scale are standardized, each by its mean and standard deviation (pixels, of
+    images or of 8 bits, all by the same), unless ``standardize`` forbids it or the start is the paper's.
     """
     plain = Facts(None, dataset.log_variance_unit, dataset.unit_interval)
     wanted = config.standardize
@@ -82,7 +82,7 @@ def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunC
         raise DataError("--standardize always: the decoder's means are bound to the data's unit; leave out one of them")
     automatic = wanted == "auto" and far and likelihood.any_unit and config.initial != "normal"
     if wanted == "always" or automatic:
-        alike = dataset.image_shape is not None or dataset.log_variance_unit != 0
+        alike = dataset.image_shape is not None or dataset.log_variance_unit != 0 or train.dtype == np.uint8
         units = units_of(columns, alike)
         shift = dataset.log_variance_unit - 2 * math.log(units.spread[0]) if alike else 0.0
         notes = [f"{far}: standardized; bounds and outputs are in their own units"] if automatic else []

@@ -182,6 +182,15 @@ def test_what_cannot_be_standardized(options: dict[str, Any], words: str, named:
         prepare(config(standardize="always", **options))
 
 
+def test_images_and_bytes_share_one_unit() -> None:
+    """A pixel that is nearly always black must not count as much as the others."""
+    grey = np.random.default_rng(0).integers(0, 256, (40, 6)).astype(np.uint8)
+    for rows, alike in ((grey, True), (grey.astype(float).reshape(40, 2, 3), True), (grey.astype(float), False)):
+        units = aevb.VAE(decoder="gaussian", hidden=5, backend="cpu").fit(rows, steps=1).units
+        assert units is not None
+        assert (len(set(units.spread)) == 1) == alike
+
+
 def test_raw_pixels_share_one_unit(named: None) -> None:
     """Grey images in 0..255: one mean and spread for all pixels, and the floor of the log-variance moves with them."""
     from aevb_engine.experiment.session import prepare
