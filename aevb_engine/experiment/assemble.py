@@ -84,7 +84,8 @@ def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunC
     if wanted == "always" or automatic:
         alike = dataset.image_shape is not None or dataset.log_variance_unit != 0 or train.dtype == np.uint8
         units = units_of(columns, alike)
-        shift = dataset.log_variance_unit - 2 * math.log(units.spread[0]) if alike else 0.0
+        unit = dataset.log_variance_unit  # where the data have one of their own, else their spread is it
+        shift = unit - 2 * math.log(units.spread[0]) if unit else 0.0
         notes = [f"{far}: standardized; bounds and outputs are in their own units"] if automatic else []
         return Facts(units, shift, False, notes)
     largest = float(columns.largest.max())
