@@ -124,7 +124,8 @@ def tasks(options: argparse.Namespace) -> dict[str, RunConfig]:
     if options.data_dir:
         frey = replace(base, dataset="freyfaces", validation=0.1)
         found["freyfaces"] = frey
-        found["freyfaces, adagrad"] = replace(frey, optimizer="adagrad", lr=0.02)
+        found["freyfaces, adagrad"] = replace(frey, optimizer="adagrad")
+        found["freyfaces, adagrad 0.02"] = replace(frey, optimizer="adagrad", lr=0.02)
     return found
 
 
@@ -132,7 +133,7 @@ def defaults(options: argparse.Namespace) -> list[tuple[str, RunConfig]]:
     """The grid that the defaults are chosen from."""
     plans: list[tuple[str, RunConfig]] = []
     for name, config in tasks(options).items():
-        if name == "freyfaces, adagrad":
+        if config.optimizer == "adagrad":
             continue
         plans.append((name, replace(config, **BEFORE)))
         for epochs in (25.0, 50.0):
@@ -148,7 +149,7 @@ def starts(options: argparse.Namespace) -> list[tuple[str, RunConfig]]:
     """Before and after."""
     plans: list[tuple[str, RunConfig]] = []
     for name, config in tasks(options).items():
-        before = {**BEFORE, "lr": config.lr or BEFORE["lr"]}
+        before = {**BEFORE, "lr": 0.02 if config.optimizer == "adagrad" else BEFORE["lr"]}
         plans += [(name, replace(config, **before)), (name, config)]
     return plans
 

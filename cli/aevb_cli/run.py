@@ -46,7 +46,8 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      "a plugin's. [elbo]", {"metavar": "NAME"}),
     ("--samples", "Training", "Samples of z a data point: L, and k of iwae. [1]", {"type": int, "metavar": "N"}),
     ("--optimizer", "Training", "adam, adagrad, momentum, rmsprop, sgd or a plugin's. [adam]", {"metavar": "NAME"}),
-    ("--lr", "Training", "Learning rate. [0.001; adagrad 0.02]", {"type": float, "metavar": "RATE"}),
+    ("--lr", "Training", "Learning rate. [adam 0.003, adagrad 0.01, others 0.001; with a schedule that does not fall "
+     "to zero adam 0.001, adagrad 0.02]", {"type": float, "metavar": "RATE"}),
     ("--lr-schedule", "Training", "constant, linear:0.5 (to zero over the last half), exponential:0.5:1000 or "
      "steps:5000,8000:0.1. [linear:0.5; constant with --initial normal or --until-converged]",
      {"metavar": "TEXT"}),

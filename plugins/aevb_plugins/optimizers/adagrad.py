@@ -21,6 +21,7 @@ class Adagrad(Optimizer):
 
     summary: ClassVar[str] = "Adagrad: each rate falls with its gradients' sum of squares"
     default_lr: ClassVar[float] = 0.02
+    peak_lr: ClassVar[float | None] = 0.01  # at 0.02 the first steps close the encoder of some runs on the Frey faces
     still_at_zero: ClassVar[bool] = True
     state = ("squares",)
     scratch = 1
