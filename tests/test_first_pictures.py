@@ -22,7 +22,7 @@ def test_faces_use_both_units(name: str, make_likelihood: Any) -> None:
     gained, active = [], []
     for seed in range(3):
         model = aevb.VAE(decoder=make_likelihood(name), hidden=50, seed=seed, backend="cpu", threads=1)
-        model.fit(data, steps=200)
+        model.fit(data, steps=300)
         gained.append(model.bound(data.test) - simple)
         active.append(int((model.encode(data.test)[0].var(axis=0) > 0.01).sum()))
     assert np.median(gained) > 150
