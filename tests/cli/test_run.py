@@ -361,7 +361,7 @@ def test_precedence_is_file_then_environment_then_flags(train, monkeypatch):
     Path("c.toml").write_text('latent-dim = 3\nseed = 7\nhidden = [5]\noptimizer = "adagrad"\n')
     config = lambda *args: json.loads(Path(train("--config", "c.toml", *args)["run"], "run.json").read_text())["config"]  # noqa: E731
     found = config()
-    assert (found["latent_dim"], found["seed"], found["optimizer"], found["lr"]) == (3, 7, "adagrad", 0.02)
+    assert (found["latent_dim"], found["seed"], found["optimizer"], found["lr"]) == (3, 7, "adagrad", 0.01)
     assert found["hidden"] == [20]  # the flag
     monkeypatch.setenv("AEVB_RUN_LATENT_DIM", "4")
     monkeypatch.setenv("AEVB_RUN_SEED", "8")
