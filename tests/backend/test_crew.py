@@ -101,9 +101,15 @@ def test_the_turns_are_every_pattern() -> None:
     assert {twice[i : i + 3] for i in range(len(Turns.ORDER))} == set(itertools.product(range(3), repeat=3))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("name", OBJECTIVES)
+# Every objective with two workers, two of them with three and fresh pixels; all others take as long again.
+QUICK = [*((name, 2, False) for name in OBJECTIVES), ("elbo", 3, True), ("mcem", 3, True)]
+EVERY = [(name, threads, dynamic) for name in OBJECTIVES for threads in (2, 3) for dynamic in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "threads", "dynamic"),
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in EVERY],
+)
 def test_who_runs_a_step_may_change_at_any_step(
     name: str, threads: int, dynamic: bool, make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
