@@ -78,6 +78,11 @@ class Dataset:
         return self.test
 
     @property
+    def train_scale(self) -> float:
+        """What training rows are multiplied by to be the data, or where they are drawn from, the mean of the draws."""
+        return 1 / 255 if self.dynamic else self.scale
+
+    @property
     def dim(self) -> int:
         """Number of columns D of a data point."""
         return int(self.train.shape[1])

@@ -108,4 +108,4 @@ def initialize(model: Model, train: Rows, dataset: Dataset, config: RunConfig) -
     model.parameters.initialize(config.seed, config.initial)
     if config.initial == "normal":
         return
-    start_heads(model, columns_read(model.likelihood, train, 1 / 255 if dataset.dynamic else dataset.scale))
+    start_heads(model, columns_read(model.likelihood, train, dataset.train_scale))

@@ -130,7 +130,7 @@ def subject_of(session: Session, split: Split) -> Subject:
         rows=rows_of(session, split),
         train=train,
         scale=dataset.scale,
-        train_scale=1 / 255 if dataset.dynamic else dataset.scale,
+        train_scale=dataset.train_scale,
         binarize=dataset.binarize,
         objective=config.objective,
         encoder="bound" in session.held_out_columns,

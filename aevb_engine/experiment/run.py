@@ -436,7 +436,7 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
         steps=session.trainer.step,
         course=progress.evaluations[:, [0, 2]],
         scale=dataset.scale,
-        train_scale=1 / 255 if dataset.dynamic else dataset.scale,
+        train_scale=dataset.train_scale,
         steady=schedule.steady,
         paper_start=config.initial == "normal",
         best_step=progress.convergence.best_step if session.held_out_is == "validation" else None,
