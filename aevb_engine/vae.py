@@ -28,7 +28,7 @@ from aevb_engine.experiment.session import check, choose_threads, default_schedu
 from aevb_engine.interface import progress as display
 from aevb_engine.interface.course import Best, Callback, Course, check_callback, digest
 from aevb_engine.interface.held_out import HeldOut, asked, check_length, interval, length
-from aevb_engine.interface.history import History
+from aevb_engine.interface.history import HISTORY_EVERY, History
 from aevb_engine.interface.interrupt import Interrupt
 from aevb_engine.interface.rows import as_rows, path_of, seed_of, whole
 from aevb_engine.interface.words import in_python, spoken, spoken_class, warn
@@ -38,7 +38,7 @@ from aevb_engine.model.units import Units
 from aevb_engine.objectives import held_out as judge_of
 from aevb_engine.objectives import objective as chosen_objective
 from aevb_engine.objectives.base import Objective
-from aevb_engine.training.loop import Progress, fit
+from aevb_engine.training.loop import Progress, fit, window
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
@@ -217,13 +217,14 @@ class VAE:
         rows = rows[:: -(-len(rows) // MOST_ROWS)]
         bounds = Evaluator(self.model, resident(self.model, rows, scale), seed=self.config.seed).run()[:, 0]
         course = self.evaluations if held is not None else self.history
+        last = self.history[-max(1, window(trainer.step) // HISTORY_EVERY) :]
         judged = Judged(
             model=self.model,
             rows=rows,
             bounds=bounds,
             name="held-out" if held is not None else "training",
             train=dataset.train,
-            train_bound=float(np.mean([row["bound"] for row in self.history[-10:]])),
+            train_bound=float(np.mean([row["bound"] for row in last])),
             steps=trainer.step,
             course=np.array([[row["step"], row["bound"]] for row in course]),
             scale=scale,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.errors import AevbError, FileFormatError, Stopped, UsageError
-from aevb_engine.evaluation.bound import summary
+from aevb_engine.evaluation.bound import draw_error, summary
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
 from aevb_engine.experiment import lengthen
@@ -365,6 +365,10 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     test = {name: means[name] if name in session.held_out_columns else None for name in COLUMNS}
     trained = {name: name in session.objective.columns for name in COLUMNS}
     seconds, bound = progress.seconds, test["bound"]
+    last = progress.last_steps()
+    noise = np.nan
+    if session.test is not None and per_point is not None and bound is not None:
+        noise = draw_error(per_point[:, 0], session.test.run(draw=1)[:, 0])
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "run": str(folder.path),
@@ -385,10 +389,12 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "epochs": trainer.seen / trainer.count,
         "seconds": round(seconds, 4),
         "steps_per_second": round(trainer.step / seconds, 2) if seconds > 0 else None,
-        "train_bound": float(progress.tail[:, 2].mean()) if trained["bound"] else None,
-        "train_reconstruction": float(progress.tail[:, 3].mean()) if trained["reconstruction"] else None,
+        "train_bound": float(last[:, 2].mean()) if trained["bound"] else None,
+        "train_reconstruction": float(last[:, 3].mean()) if trained["reconstruction"] else None,
+        "train_bound_steps": len(last),  # the last steps, whose batches these are means of
         "test_bound": test["bound"],
         "test_bound_se": _known(means["bound_se"]) if test["bound"] is not None else None,
+        "test_bound_draw_sd": _known(noise),  # by its one draw of noise a row alone
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
         "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
@@ -432,7 +438,7 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
         bounds=per_point[:, 0],
         name="test",
         train=session.train_rows,
-        train_bound=float(progress.tail[:, 2].mean()),
+        train_bound=float(progress.last_steps()[:, 2].mean()),
         steps=session.trainer.step,
         course=progress.evaluations[:, [0, 2]],
         scale=dataset.scale,
@@ -445,4 +451,4 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
 
 def _known(value: float) -> float | None:
     """None for an error that nothing is known of."""
-    return None if np.isnan(value) else value
+    return value if np.isfinite(value) else None
