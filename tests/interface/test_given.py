@@ -42,8 +42,7 @@ KEEP: dict[str, Callable[[aevb.VAE, Path], aevb.VAE]] = {
     "fitted": lambda m, _: m,
     "saved": stored,
     "pickled": lambda m, _: pickle.loads(pickle.dumps(m)),
-    "copied": lambda m, _: copy.deepcopy(m),
-    "saved twice": lambda m, p: stored(stored(m, p), p),
+    "saved and copied": lambda m, p: copy.copy(stored(m, p)),
 }
 READ: list[Callable[[aevb.VAE, Any], Any]] = [
     lambda m, x: m.bounds(x),
@@ -70,13 +69,11 @@ def test_whole_numbers_are_read_by_the_scale_of_the_data_set(keep: str, standard
 
 @pytest.mark.parametrize("keep", KEEP)
 def test_training_goes_on_in_the_same_unit(keep: str, tmp_path: Path) -> None:
-    theta = []
-    for rows in (scaled(), RAW, GREY):
-        model = KEEP[keep](made(lr_schedule="constant").fit(scaled(), steps=20), tmp_path)
-        theta.append(model.fit(rows, steps=20).model.parameters.theta.tobytes())
-    assert theta[0] == theta[1]
-    with pytest.raises(DataError, match=r"^the training data: values reach 255; the model's training data lie between"):
-        KEEP[keep](made().fit(scaled(), steps=1), tmp_path).fit(aevb.Dataset("own", np.full_like(RAW, 255)), steps=1)
+    model = KEEP[keep](made(lr_schedule="constant").fit(scaled(), steps=20), tmp_path)
+    one, other = (copy.copy(model).fit(rows, steps=20) for rows in (scaled(), RAW))
+    assert one.model.parameters.theta.tobytes() == other.model.parameters.theta.tobytes()
+    with pytest.raises(DataError, match=r"^the training data: values reach 235; the model's training data lie between"):
+        model.fit(aevb.Dataset("own", RAW), steps=1)
 
 
 def test_held_out_rows_are_in_the_unit_of_the_data_set() -> None:
