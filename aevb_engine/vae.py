@@ -38,7 +38,7 @@ from aevb_engine.interface.words import in_python, spoken, spoken_class, warn
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.model.start import columns_read
-from aevb_engine.model.units import Units, far_from_unit
+from aevb_engine.model.units import FAR, Units
 from aevb_engine.objectives import held_out as judge_of
 from aevb_engine.objectives import objective as chosen_objective
 from aevb_engine.objectives.base import Objective
@@ -300,9 +300,11 @@ class VAE:
                 'decoder_options={"mean": "linear"} for both'
             )
         if self._likelihood.support.kind == "real" and not self._facts.warnings:
-            far = far_from_unit(columns_read(self._likelihood, dataset.train, dataset.train_scale))
-            if far:
-                warn(f"as the model reads these data, in the unit of its first fit, {far}: make a model for them")
+            columns = columns_read(self._likelihood, dataset.train, dataset.train_scale)
+            reach = max(float(np.abs(columns.mean).max()), float(columns.spread.max()))
+            if reach > FAR:  # few rows that are alike have small spreads, which do no harm
+                what = f"a column has a mean or a spread of {reach:.3g}"
+                warn(f"in the unit of the first fit, by which the model reads, {what}: make a model for these data")
         return known.after(found)
 
     def _hold_out(self, dataset: Dataset, held: HeldOut, given: Given) -> tuple[Dataset, Array | None, float]:

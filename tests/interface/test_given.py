@@ -200,8 +200,10 @@ def test_data_far_from_the_unit_of_the_first_are_told() -> None:
     table = [0, 6, 305, 5010] + [0.1, 1, 30, 1000] * RNG.standard_normal((80, 4))
     model = made().fit(table, steps=5)
     model.fit(table, steps=5)
-    with pytest.warns(UserWarning, match="in the unit of its first fit, columns have means .*: make a model for them"):
+    model.fit(np.tile(table[:1], (20, 1)), steps=5)
+    with pytest.warns(UserWarning, match="in the unit of the first fit, .*: make a model for these data") as caught:
         model.fit(100 * table, steps=5)
+    assert caught[0].filename == __file__
 
 
 # Alone ---------------------------------------------------------------------------------------------------------
