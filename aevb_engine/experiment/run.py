@@ -225,10 +225,13 @@ def restore(session: Session, checkpoint: Checkpoint) -> Progress:
 def train(recorder: Recorder) -> dict[str, Any]:
     """To the end; the result's record."""
     announce(recorder)
-    with failures(recorder):
-        ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
-        recorder.save(is_best=False)
-    return conclude(recorder, ended)
+    try:
+        with failures(recorder):
+            ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
+            recorder.save(is_best=False)
+        return conclude(recorder, ended)
+    finally:
+        recorder.session.backend.close()
 
 
 def announce(recorder: Recorder) -> None:
