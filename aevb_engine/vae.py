@@ -42,6 +42,7 @@ from aevb_engine.training.loop import Progress, fit
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
+from aevb_engine.training.state import check_state
 from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Settings, Trainer
 
@@ -578,6 +579,7 @@ def load(path: str | Path) -> VAE:
     model, vae._reason = _model(config, vae._likelihood, dim)
     if model.backend.name == "cpu":  # trained on a GPU, perhaps; it goes on as the CPU does
         vae.config = replace(vae.config, trainer="auto", graph=False, precision=config.dtype)  # type: ignore[arg-type]
+    check_state(checkpoint.arrays, str(place))
     if theta.shape != (model.parameters.size,):
         raise FileFormatError(f"{place} holds {theta.size} parameters; its configuration needs {model.parameters.size}")
     model.parameters.theta[...] = model.backend.upload(theta.astype(model.dtype))
