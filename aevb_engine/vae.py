@@ -21,7 +21,7 @@ from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
 from aevb_engine.evaluation.remarks import LEAST_STEPS, MOST_ROWS, Judged, remarks
-from aevb_engine.experiment.assemble import Facts, facts_of, initialize
+from aevb_engine.experiment.assemble import Facts, check_squares, facts_of, initialize
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads, default_schedule, learning_rate, split_rows
@@ -154,7 +154,7 @@ class VAE:
         held = asked(config, self._objective, validation, until_converged, eval_every)
         screen = display.choose(progress)
         dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline or config.offline)
-        check(dataset, self._likelihood)
+        dataset = check(dataset, self._likelihood)
         dataset, judged_by, scale = self._hold_out(dataset, held)
         config = replace(
             config,
@@ -320,8 +320,6 @@ class VAE:
             raise UsageError(f"{name}: rows are taken as they are; {mend}, or give a data set's name")
         if isinstance(data, Dataset):
             train = as_rows(data.train, "the training data")
-            if data.dynamic and train.dtype != np.uint8:
-                raise DataError(f"the training data: type {train.dtype}; dynamic=True needs uint8 intensities 0..255")
             test = as_rows(data.test, "the test data") if data.test is not None else None
             return replace(data, train=train, test=test)
         config = self.config
@@ -366,6 +364,8 @@ class VAE:
             initialize(self._model, dataset.train, dataset, self.config)
         elif self._model.architecture.dim != dataset.dim:
             raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
+        elif self._likelihood.support.kind == "real":
+            check_squares(dataset.train, dataset.scale, self.units, self.config.dtype)
         return self._model
 
     # Use ----------------------------------------------------------------------------------------------------

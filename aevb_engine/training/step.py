@@ -395,7 +395,10 @@ class TrainingStep:
             self.replay.note(head[:1, 1:2])
 
     def check(self, head: Any) -> bool:
-        """The head of the report, read by the host: whether all that is carried is finite. BackendError for lost steps."""
+        """The head of the report, read by the host: whether all that is carried is finite.
+
+        BackendError for lost steps.
+        """
         if self.replay is not None:
             self.replay.check(float(head[1]))
         # The witness of finite numbers may overflow: then they are looked at.

@@ -219,7 +219,7 @@ class Trainer:
         return dict(zip(self._names(), (self.model.backend.download(a) for a in self._current()), strict=True))
 
     def restore(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from a checkpoint's ``step`` and ``arrays``; FileFormatError where they do not fit, or are not finite."""
+        """Go on from a checkpoint's ``step`` and ``arrays``; FileFormatError where they do not fit, or not finite."""
         check_state(arrays, "the checkpoint")
         if self.pruned and self._moving(arrays):
             self.pruned = None
