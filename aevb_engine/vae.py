@@ -23,7 +23,7 @@ from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
 from aevb_engine.evaluation.remarks import LEAST_STEPS, MOST_ROWS, Judged, remarks
-from aevb_engine.experiment.assemble import Facts, facts_of, initialize
+from aevb_engine.experiment.assemble import Facts, check_squares, facts_of, initialize
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
 from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads, default_schedule, learning_rate, split_rows
@@ -46,6 +46,7 @@ from aevb_engine.training.loop import Progress, fit, window
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
+from aevb_engine.training.state import check_state
 from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Settings, Trainer
 
@@ -188,7 +189,7 @@ class VAE:
         screen = display.choose(progress)
         offline = flag("offline", offline) or config.offline
         dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline)
-        check(dataset, self._likelihood)
+        dataset = check(dataset, self._likelihood)
         given = self._accepts(dataset)
         dataset, judged_by, scale = self._hold_out(dataset, held, given)
         config = replace(
@@ -291,6 +292,8 @@ class VAE:
             warn(f"scale={dataset.scale:.6g} of float rows: floats that come later are read as they are: multiply them")
         if self._model is None or found.low is None or found.high is None:
             return found
+        if self._model.architecture.dim != dataset.dim:
+            raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
         known = self._facts.given
         known.check(found.low, found.high, "the training data")
         settled = self._open and not self._likelihood.any_unit
@@ -300,6 +303,8 @@ class VAE:
                 "[0, 1] and the decoder's means with them: make a model for these data, or one with "
                 'decoder_options={"mean": "linear"} for both'
             )
+        if self._likelihood.support.kind == "real":
+            check_squares(dataset.train, dataset.scale, self.units, self.config.dtype)
         if self._likelihood.support.kind == "real" and not self._facts.warnings:
             columns = columns_read(self._likelihood, dataset.train, dataset.train_scale)
             reach = max(float(np.abs(columns.mean).max()), float(columns.spread.max()))
@@ -381,8 +386,6 @@ class VAE:
             raise UsageError(f"{name}: rows are taken as they are; {mend}, or give a data set's name")
         if isinstance(data, Dataset):
             train = as_rows(data.train, "the training data")
-            if data.dynamic and train.dtype != np.uint8:
-                raise DataError(f"the training data: type {train.dtype}; dynamic=True needs uint8 intensities 0..255")
             test = as_rows(data.test, "the test data") if data.test is not None else None
             return replace(data, train=train, test=test)
         config = self.config
@@ -446,8 +449,6 @@ class VAE:
             self._model, self._reason = _model(self.config, likelihood, dataset.dim)
             self._likelihood = likelihood
             initialize(self._model, dataset.train, dataset, self.config)
-        elif self._model.architecture.dim != dataset.dim:
-            raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
         self._facts = replace(self._facts, given=given)
         return self._model
 
@@ -693,6 +694,7 @@ def load(path: str | Path) -> VAE:
     vae._asked = []
     vae._likelihood = facts.adapt(vae._likelihood)
     vae._facts = facts
+    check_state(checkpoint.arrays, str(place))
     try:
         vae._place(dim, theta)
     except FileFormatError as error:

@@ -68,14 +68,13 @@ def latent_use(model: Model, data: ResidentRows, *, seed: int = 0, threads: int 
     operations = [*read_batch(ws, clock, x, data, seed), *model.encoder.forward(ws, model.parameters, x)]
     phases = [[model.backend.bind(operations, share) for share in shares(batch, threads)]]
     mu, logvar = model.encoder.halves(ws, "latent")
-    sigma = ws.one("sigma", model.architecture.latent)
     means, divergences = (RunningMoments(model.architecture.latent) for _ in range(2))
     for lo in range(0, count, batch):
         n = min(batch, count - lo)
         clock.index.array[...] = model.backend.upload(np.minimum(np.arange(lo, lo + batch), count - 1))
         clock.row.array[...] = lo
         model.backend.run(phases, 1)
-        m, v, s = (model.backend.download(b.array)[:n].astype(np.float64) for b in (mu, logvar, sigma))
+        m, v = (model.backend.download(b.array)[:n].astype(np.float64) for b in (mu, logvar))
         means.add(m)
-        divergences.add(0.5 * (m**2 + s**2 - 1 - v))
+        divergences.add(0.5 * (m**2 + np.maximum(np.expm1(v) - v, 0)))
     return LatentUse(divergences.mean, means.variance(), count)

@@ -92,17 +92,27 @@ def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunC
         shift = unit - 2 * math.log(units.spread[0]) if unit else 0.0
         notes = [f"{far}: standardized; bounds and outputs are in their own units"] if automatic else []
         return replace(plain, units=units, log_variance_unit=shift, unit_interval=False, notes=notes)
-    largest = float(columns.largest.max())
-    if largest > LARGEST[config.dtype]:
-        raise DataError(
-            f"the data reach {largest:.3g}: their squares are beyond {config.dtype}; rescale them, or use "
-            "--standardize always"
-        )
+    check_squares(train, dataset.scale, None, config.dtype)
     if far is None:
         return plain
     mend = "use --standardize always" if likelihood.any_unit else "rescale the data"
     line = f"{far}: far from unit scale, where training is slow or diverges; {mend}"
     return replace(plain, warnings=[line], mend=f"the data are far from unit scale: {mend}")
+
+
+def check_squares(train: Rows, scale: float, units: Units | None, dtype: str) -> None:
+    """DataError where the square of a number that the model reads of ``scale * train`` is beyond ``dtype``."""
+    ends = np.stack([train.min(axis=0), train.max(axis=0)]).astype(np.float64) * scale
+    shift, spread = (units.shift, units.spread) if units is not None else (0.0, 1.0)
+    largest = np.abs((ends - shift) / spread).max(axis=0)
+    column = int(largest.argmax())
+    if largest[column] > LARGEST[dtype]:
+        row = np.abs(train[:, column] * scale - np.broadcast_to(shift, largest.shape)[column]).argmax()
+        mend = "" if units is not None else ", or use --standardize always"
+        raise DataError(
+            f"the data reach {float(train[row, column]) * scale:.3g} (column {column}, from 0): their squares are "
+            f"beyond {dtype}; rescale them, or take out that row{mend}"
+        )
 
 
 def initialize(model: Model, train: Rows, dataset: Dataset, config: RunConfig) -> None:
