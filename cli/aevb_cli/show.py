@@ -11,6 +11,7 @@ from aevb_cli import complete
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
 from aevb_cli.text import columns, duration, echo_json, number, pairs, say, setting, size, sparkline, table
+from aevb_cli.work import parameters
 from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment.atomic import quoted
 
@@ -202,6 +203,8 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
                 rows.append(("", f"{number(result[f'test_bound_{scale}'])} on the {scale} scale"))
         if result.get("best_step") is not None and record["held_out"] == "validation":
             rows.append(("best", f"step {number(result['best_step'])}"))
+        if parameters(result):
+            rows.append(("", parameters(result)))
     if data.get("lattice"):
         rows.append(("note", LATTICE))
     binarize = data.get("binarize") or record["config"].get("binarize")
