@@ -143,10 +143,7 @@ def test_a_kill_between_a_best_checkpoint_and_best_json_loses_neither(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atomic, "write_text", killed)
         with pytest.raises(Killed):
-            if first:
-                resume(tmp_path / "r", steps=200)
-            else:
-                start(OVERFIT, tmp_path / "r")
+            resume(tmp_path / "r", steps=200) if first else start(OVERFIT, tmp_path / "r")
     store = CheckpointStore(tmp_path / "r" / "checkpoints")
     assert store.best_score() == (store.steps()[-1], store.newest().meta["convergence"]["best"])  # type: ignore[index,union-attr]
     _, _, result = resume(tmp_path / "r")
