@@ -224,7 +224,7 @@ class CheckpointStore:
         for _ in range(3):  # a writer may remove old files while a reader looks
             vanished = False
             for step in reversed(self.steps()):
-                found = self._load(step)
+                found = self.load(step)
                 if found is not None:
                     return found
                 vanished |= not self.path(step).exists()
@@ -239,7 +239,7 @@ class CheckpointStore:
             if named is None:
                 return None
             path = self.path(named[0])
-            found = self._load(named[0])
+            found = self.load(named[0])
             if found is not None or path.exists():
                 return found
         self._warn(f"{shown(path)}, the best checkpoint, is missing")
@@ -265,7 +265,8 @@ class CheckpointStore:
         if line not in self.warnings:
             self.warnings.append(line)
 
-    def _load(self, step: int) -> Checkpoint | None:
+    def load(self, step: int) -> Checkpoint | None:
+        """The checkpoint of a step; None where there is none or it is damaged (then `warnings` says so)."""
         path = self.path(step)
         try:
             found = read(path)
@@ -299,18 +300,22 @@ class CheckpointStore:
         # Later files stem from before a resume; being counted they would push out what is being written now.
         steps = [known for known in self.steps() if known <= step]
         for old in steps[: -self.keep]:
-            if self._best is None or old != self._best[0]:
-                self._remove(self.path(old))
+            if (self._best is None or old != self._best[0]) and self._remove(self.path(old)):
                 self._remove(hash_path(self.path(old)))
         for orphan in self.folder.glob("ckpt-*.h5.sha256"):
             if not orphan.with_suffix("").exists():
                 self._remove(orphan)
 
-    def _remove(self, path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            self._warn(f"cannot remove {shown(path)}: {error.strerror}")
+    def _remove(self, path: Path) -> bool:
+        """Whether it is gone; a failure that passes is tried again, as nothing is pruned after the last checkpoint."""
+        for attempt in range(2):
+            try:
+                path.unlink(missing_ok=True)
+                return True
+            except OSError as error:
+                if attempt:
+                    self._warn(f"cannot remove {shown(path)}: {error.strerror}")
+        return False
 
 
 def _plain(name: str, array: Array) -> Array:
