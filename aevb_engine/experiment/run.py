@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from aevb_engine.evaluation.bound import summary
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
 from aevb_engine.experiment import lengthen
-from aevb_engine.experiment.atomic import quoted
+from aevb_engine.experiment.atomic import quoted, storage_errors
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig
@@ -36,6 +36,7 @@ from aevb_engine.training.trainer import TRAIN_COLUMNS, Diverged
 SCHEMA = 1
 CHECKPOINT_SHARE = 20  # a checkpoint is due when twenty times its cost has gone by: below 5 % of the time
 CHECKPOINT_SECONDS = 1.0
+COLUMNS_OF = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}  # the tables of the metrics log
 Rows = npt.NDArray[np.float64]
 
 
@@ -95,8 +96,7 @@ def begun(
             eval_every=session.eval_every,
             held_out=session.held_out_is,
         )
-        columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
-        with MetricsLog.create(folder.metrics_path, columns) as log:
+        with MetricsLog.create(folder.metrics_path, COLUMNS_OF) as log:
             yield Recorder(folder, session, log, Progress(), display, stop)
 
 
@@ -176,10 +176,19 @@ def resume(
             display.begin(folder, session)
             return folder, session, {**ended, "run": str(folder.path)}
         folder.update(status="running", resumed_from=step, environment=now, error=None, **fields)
-        with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",)) as log:
+        with _log(folder, step, fallback) as log:
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
+
+
+def _log(folder: RunFolder, step: int, fallback: Mapping[str, Any]) -> MetricsLog:
+    """The metrics up to a step. Before the first one none count: a torn log need not be read, which can take long."""
+    if step:
+        return MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",))
+    with storage_errors("write", folder.metrics_path):
+        folder.metrics_path.unlink(missing_ok=True)
+    return MetricsLog.create(folder.metrics_path, COLUMNS_OF)
 
 
 def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder, dict[str, Any], str] | None:
