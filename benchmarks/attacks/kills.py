@@ -2,10 +2,10 @@
 
     python benchmarks/attacks/kills.py [--count N] [--seed S] [--only CASE] [--json FILE]
 
-A case is its number under the seed: it tells the configuration, who is killed (the program, one of its worker processes,
-or its whole process group), when, and whether the resume is killed too. A checkpoint that lay in the folder before the kill
-must be sound after it, and the run finished by `resume` must have the arrays, the metrics, best.json and the result of the
-uninterrupted one, to the bit. Needs Linux.
+A case is its number under the seed: it tells the configuration, who is killed (the program, one of its worker
+processes, or its whole process group), when, and whether the resume is killed too. A checkpoint that lay in the folder
+before the kill must be sound after it, and the run finished by `resume` must have the arrays, the metrics, best.json
+and the result of the uninterrupted one, to the bit. Needs Linux.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from folders import Report, content, differences, temporary
+from folders import Report, content, differences
 
 from aevb_engine.experiment.checkpoint import CheckpointStore
 
@@ -57,8 +57,8 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "wake-sleep": ("--threads", "2", "--objective", "wake-sleep"),
     "mcem, chains": ("--threads", "1", "--objective", "mcem", "--steps", "600"),
     "linear, float64": ("--threads", "1", "--hidden", "none", "--precision", "float64"),
-    "dynamic binarization": ("--dataset", "glyphs", "-o", "dataset.train=300", "-o", "dataset.test=60", "--binarize",
-                             "dynamic", "--threads", "2", "--steps", "1500"),
+    "images": ("--dataset", "faces", "-o", "dataset.train=300", "-o", "dataset.test=60", "--threads", "2", "--steps",
+               "1500"),
 }  # fmt: skip
 
 
@@ -112,7 +112,6 @@ class Attack:
         outcome = hit[-1].partition(" at ")[0]
         if code:
             return label, outcome, [*broken, f"does not recover: {code} {words[-300:]!r}"]
-        broken += [f"{line} stays" for line in temporary(folder)]
         return label, outcome, broken + differences(_stable(content(folder)), wanted)
 
     def _kill(self, args: tuple[str, ...], folder: Path, target: str, moment: float, broken: list[str]) -> str:
@@ -122,9 +121,13 @@ class Attack:
             _await(child, folder)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(abs(moment))
+        soon = time.monotonic() + 1.0  # a worker may be yet to come
         store = CheckpointStore(folder / "checkpoints")
         before = max(store.steps(), default=0)
-        workers = _children(child.pid)
+        workers = _workers(child.pid)
+        while target == "worker" and not workers and child.poll() is None and time.monotonic() < soon:
+            time.sleep(0.01)
+            workers = _workers(child.pid)
         hit, killed = f"{target} at {moment:.2f} s", child.poll() is None
         if not killed:
             hit = f"nobody, done before {moment:.2f} s"
@@ -133,7 +136,7 @@ class Attack:
         elif target == "group":
             os.killpg(child.pid, signal.SIGKILL)
         else:
-            hit = hit.replace("worker", "program (no worker yet)")
+            hit = hit.replace("worker", "program, no worker")
             child.kill()
         code, words = _end(child)
         if killed and target == "worker" and workers and (code not in (0, 5) or "Traceback" in words):
@@ -192,13 +195,20 @@ def _end(child: subprocess.Popen[str]) -> tuple[int, str]:
     return child.returncode, words
 
 
-def _children(process: int) -> list[int]:
-    """Those that a program has now, of all its threads."""
+def _workers(process: int) -> list[int]:
+    """Those that compute for a program now; a child that only reads a file is none."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():
             found += map(int, (thread / "children").read_text().split())
-    return found
+    return [each for each in found if "inspect" not in _line(each)]
+
+
+def _line(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(errors="replace")
+    except OSError:
+        return "inspect"
 
 
 def _zombie(process: int) -> bool:
