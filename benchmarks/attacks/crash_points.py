@@ -117,7 +117,7 @@ class Bench:
                 os.write(pipe, f"saved {found.step} {best}\n".encode())
                 return path
 
-            checkpoint.CheckpointStore.save = told  # type: ignore[method-assign]
+            checkpoint.CheckpointStore.save = told  # type: ignore[method-assign,assignment]
             run.CHECKPOINT_SECONDS = 1e9  # which checkpoints there are must not depend on the machine's speed
             sys.argv = ["aevb-engine", *args]
             kind, _, name = mode.partition("-")
