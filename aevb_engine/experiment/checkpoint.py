@@ -152,10 +152,12 @@ class CheckpointStore:
     `warnings` collects one line for each file that was skipped or could not be removed.
     """
 
-    def __init__(self, folder: Path, keep: int = 3) -> None:
+    def __init__(self, folder: Path, keep: int = 3, *, run: str = "") -> None:
+        """`run`: whose checkpoints they are; those of another run are damaged ones."""
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.folder = Path(folder)
+        self.run = run
         self.keep = keep
         self.warnings: list[str] = []
 
@@ -237,6 +239,8 @@ class CheckpointStore:
             found = read(path)
             if found.step != step:
                 raise FileFormatError(f"{shown(path)} holds step {found.step}; swapped with another file")
+            if self.run and found.meta.get("run", self.run) != self.run:
+                raise FileFormatError(f"{shown(path)} is a checkpoint of another run; restore it from a copy")
         except UsageError:  # removed meanwhile
             return None
         except AevbError as error:

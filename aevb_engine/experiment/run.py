@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.errors import AevbError, FileFormatError, Stopped, UsageError
+from aevb_engine.errors import AevbError, FileFormatError, Stopped, StorageError, UsageError
 from aevb_engine.evaluation.bound import summary
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
@@ -25,7 +25,7 @@ from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.environment import differences, environment
 from aevb_engine.experiment.folder import RunFolder
-from aevb_engine.experiment.log import MetricsLog
+from aevb_engine.experiment.log import MetricsLog, is_open, read_safely
 from aevb_engine.experiment.session import Session, prepare
 from aevb_engine.objectives.base import COLUMNS
 from aevb_engine.training.convergence import Convergence
@@ -95,7 +95,7 @@ def begun(
             held_out=session.held_out_is,
         )
         columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
-        with MetricsLog.create(folder.metrics_path, columns) as log:
+        with MetricsLog.create(folder.metrics_path, columns, run=folder.read_record().get("id", "")) as log:
             yield Recorder(folder, session, log, Progress(), display, stop)
 
 
@@ -138,7 +138,8 @@ def resume(
             raise FileFormatError(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
             )
-        store = CheckpointStore(folder.checkpoints)
+        of = str(record.get("id", ""))
+        store = CheckpointStore(folder.checkpoints, run=of)
         checkpoint = store.newest()
         for line in store.warnings:
             display.note(line)
@@ -170,10 +171,14 @@ def resume(
             for line in (*more, *lines):
                 display.note(line)
         if ended and step == record.get("step") and not fields:
+            if not _whole(folder, record):  # its writer was killed at the very end, or it was damaged since
+                with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of) as log:
+                    for line in log.warnings:
+                        display.note(line)
             display.begin(folder, session)
             return folder, session, {**ended, "run": str(folder.path)}
         folder.update(status="running", resumed_from=step, environment=now, error=None, **fields)
-        with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",)) as log:
+        with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of) as log:
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
@@ -186,11 +191,24 @@ def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder,
     result = record.get("result")
     if record.get("status") not in ("done", "converged") or not result:
         return None
-    checkpoint = CheckpointStore(folder.checkpoints).newest()
-    if checkpoint is None or checkpoint.step != record.get("step"):
+    checkpoint = CheckpointStore(folder.checkpoints, run=str(record.get("id", ""))).newest()
+    if checkpoint is None or checkpoint.step != record.get("step") or not _whole(folder, record):
         return None  # what is lost is trained again, or said to be lost
     when = str(checkpoint.meta.get("saved", "?"))[:19].replace("T", " ")
     return folder, {**result, "run": str(folder.path)}, f"{when} UTC"
+
+
+def _whole(folder: RunFolder, record: dict[str, Any]) -> bool:
+    """Whether the log of a run that is done is closed and has all of its rows, as far as that can be told now."""
+    if is_open(folder.metrics_path):
+        return False
+    try:
+        read_safely(folder.metrics_path, 60.0, run=str(record.get("id", "")), rows=record.get("rows"))
+    except (FileFormatError, UsageError):
+        return False
+    except AevbError:  # no time or memory for it
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -259,9 +277,12 @@ def failures(recorder: Recorder) -> Iterator[None]:
         yield
     except Diverged as error:
         recorder.save(is_best=False)
+        recorder.log.close()
         folder.update(status="diverged", error=str(error), step=trainer.step)
         raise
     except AevbError as error:
+        with contextlib.suppress(StorageError):  # which may be what has failed
+            recorder.log.close()
         folder.update(status="failed", error=str(error), step=trainer.step)
         raise
 
@@ -270,6 +291,7 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     """The result of a run that has ended, in its record too; Stopped where it can go on."""
     folder, session, progress = recorder.folder, recorder.session, recorder.progress
     if ended == "stopped":
+        recorder.log.close()
         folder.update(status="stopped", step=session.trainer.step)
         raise Stopped(
             f"stopped after step {session.trainer.step} of {session.total_steps}; "
@@ -278,7 +300,9 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
     for line in record["warnings"][len(session.warnings) :]:
         recorder.display.note(line)
-    folder.update(status=record["status"], step=session.trainer.step, result=record)
+    rows = {name: recorder.log.count(name) for name in recorder.log.columns}
+    recorder.log.close()  # a kill between the two leaves a run that can be resumed, not a log that is open for ever
+    folder.update(status=record["status"], step=session.trainer.step, rows=rows, result=record)
     return record
 
 
@@ -301,7 +325,8 @@ class Recorder:
     ) -> None:
         self.folder, self.session, self.log = folder, session, log
         self.progress, self.display, self.event = progress, display, stop
-        self.store = CheckpointStore(folder.checkpoints)
+        self._run = str(folder.read_record().get("id", ""))
+        self.store = CheckpointStore(folder.checkpoints, run=self._run)
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._cost = 0.0
@@ -333,14 +358,14 @@ class Recorder:
             return
         began = time.monotonic()
         self.log.commit()
-        checkpoint = snapshot(self.session, self.progress)
+        checkpoint = snapshot(self.session, self.progress, self._run)
         self.store.save(checkpoint, best=is_best, score=self.progress.convergence.best if is_best else None)
         self._saved_step = self.session.trainer.step
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
 
-def snapshot(session: Session, progress: Progress) -> Checkpoint:
+def snapshot(session: Session, progress: Progress, run: str = "") -> Checkpoint:
     """The present state, with everything needed to go on or to load the model elsewhere."""
     arrays = {**session.trainer.arrays(), **session.facts.arrays()}
     arrays["progress/tail"] = progress.tail
@@ -352,6 +377,7 @@ def snapshot(session: Session, progress: Progress) -> Checkpoint:
         **session.facts.meta(),
         "image_shape": list(session.dataset.image_shape or ()),
         "data_sha256": session.data_hash,
+        "run": run,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return Checkpoint(session.trainer.step, arrays, meta)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aevb_cli.text import duration, number, size, sparkline
+from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.log import MetricsLog, read
 from aevb_engine.training.loop import EVAL_COLUMNS
 from aevb_engine.training.trainer import TRAIN_COLUMNS
@@ -103,13 +104,10 @@ def test_a_best_step_of_the_test_set_is_not_called_so(call, train):
     """As older records have one."""
     train("--output", "r", "--eval-every", "5")
     assert "best" not in call("show", "r", "-v").stdout
-    path = Path("r/run.json")
-    record = json.loads(path.read_text())
-    record["result"]["best_step"] = 10
-    path.write_text(json.dumps(record))
+    folder = RunFolder(Path("r"))
+    folder.update(result={**folder.read_record()["result"], "best_step": 10})
     assert "best" not in call("show", "r", "-v").stdout
-    record["held_out"] = "validation"
-    path.write_text(json.dumps(record))
+    folder.update(held_out="validation")
     assert "best         step 10" in call("show", "r").stdout
 
 

@@ -56,9 +56,10 @@ def test_file_is_plain_hdf5_with_names(tmp_path: Path) -> None:
     written(tmp_path / "metrics.h5", 60)
     with h5py.File(tmp_path / "metrics.h5", "r", swmr=True) as file:
         assert file.attrs["format"] == b"aevb-metrics"
-        assert file.attrs["version"] == 1
-        assert [c.decode() for c in file["train"].attrs["columns"]] == list(TRAIN)
-        assert file["train"].shape == (60, 3)
+        assert file.attrs["version"] == 2
+        assert [c.decode() for c in file["train"].attrs["columns"]] == [*TRAIN, "check"]
+        assert file["train"].shape == (60, 4)
+        assert np.array_equal(file["train"][:, :3], rows(1, 60))
         assert file["train"].dtype == np.float64
 
 
