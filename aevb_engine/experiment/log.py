@@ -356,7 +356,7 @@ def find_here(path: str | Path, *, patience: float = 1.0, run: str = "") -> Foun
         attempts += 1
         _check_file(source)
         data = _bytes_of(source)
-        live = True
+        live = False  # the first bytes are written at one blow
         last = attempts >= _MIN_ATTEMPTS and time.monotonic() >= deadline  # one attempt may be stalled for long
         try:
             with plain_hdf5.as_format_error(shown(source)):

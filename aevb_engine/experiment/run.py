@@ -23,7 +23,7 @@ from aevb_engine.experiment import lengthen
 from aevb_engine.experiment.atomic import quoted
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.config import RunConfig
-from aevb_engine.experiment.environment import differences, environment
+from aevb_engine.experiment.environment import GPU_KEYS, differences, environment
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.log import MetricsLog, is_open, read_safely
 from aevb_engine.experiment.session import Session, prepare
@@ -125,12 +125,8 @@ def resume(
         if longer:
             config = lengthen.changed(config, record, steps, epochs)
         now = environment()
-        other = differences(record.get("environment") or {}, now)
-        if other:
-            line = "resume is correct but not bit-identical: " + "; ".join(other)
-            if exact:
-                raise FileFormatError(line)
-            display.note(line)
+        then = record.get("environment") or {}
+        _same_bits(differences(then, now), exact, display)
         if config.backend == config.trainer == "auto":  # on a GPU the path that the steps took would be recorded
             config = replace(config, backend="cpu")
         session = prepare(config, display.data, resumed=True)
@@ -139,6 +135,9 @@ def resume(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
             )
         of = str(record.get("id", ""))
+        if session.backend.name != "cpu":
+            device = {"device": record.get("device")}, {"device": session.backend.device()}
+            _same_bits(differences({**then, **device[0]}, {**now, **device[1]}, GPU_KEYS), exact, display)
         store = CheckpointStore(folder.checkpoints, run=of)
         checkpoint = store.newest()
         for line in store.warnings:
@@ -182,6 +181,16 @@ def resume(
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
+
+
+def _same_bits(other: list[str], exact: bool, display: Display) -> None:
+    """Says what may change the bits; with ``exact`` it is an error."""
+    if not other:
+        return
+    line = "resume is correct but not bit-identical: " + "; ".join(other)
+    if exact:
+        raise FileFormatError(line)
+    display.note(line)
 
 
 def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder, dict[str, Any], str] | None:

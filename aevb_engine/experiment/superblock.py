@@ -40,6 +40,9 @@ def settle(image: bytearray) -> None:
 
 def lookup3(data: bytes) -> int:
     """Jenkins' hash that HDF5 keeps of its own blocks (lookup3.c, hashlittle, initial value 0)."""
+    x: int
+    y: int
+    z: int
     a = b = c = (0xDEADBEEF + len(data)) & _MASK
     while len(data) > 12:
         x, y, z = struct.unpack_from("<3I", data)
@@ -71,5 +74,4 @@ def lookup3(data: bytes) -> int:
 
 
 def _turn(value: int, bits: int) -> int:
-    turned: int = (value << bits | value >> 32 - bits) & _MASK
-    return turned
+    return (value << bits | value >> 32 - bits) & _MASK
