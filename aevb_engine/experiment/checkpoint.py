@@ -152,12 +152,11 @@ class CheckpointStore:
     `warnings` collects one line for each file that was skipped or could not be removed.
     """
 
-    def __init__(self, folder: Path, keep: int = 3, *, run: str = "") -> None:
-        """`run`: whose checkpoints they are; those of another run are damaged ones."""
+    def __init__(self, folder: Path, keep: int = 3) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.folder = Path(folder)
-        self.run = run
+        self.run = _run_beside(self.folder)  # those of another run are not believed
         self.keep = keep
         self.warnings: list[str] = []
 
@@ -239,7 +238,7 @@ class CheckpointStore:
             found = read(path)
             if found.step != step:
                 raise FileFormatError(f"{shown(path)} holds step {found.step}; swapped with another file")
-            if self.run and found.meta.get("run", self.run) != self.run:
+            if self.run and (found.meta.get("run") or self.run) != self.run:
                 raise FileFormatError(f"{shown(path)} is a checkpoint of another run; restore it from a copy")
         except UsageError:  # removed meanwhile
             return None
@@ -287,6 +286,15 @@ class CheckpointStore:
             path.unlink(missing_ok=True)
         except OSError as error:
             self._warn(f"cannot remove {shown(path)}: {error.strerror}")
+
+
+def _run_beside(folder: Path) -> str:
+    """The number of the run whose folder this one lies in; "" where it has none."""
+    try:
+        record = json.loads((folder.parent / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(record.get("id", "")) if isinstance(record, dict) else ""
 
 
 def _plain(name: str, array: Array) -> Array:

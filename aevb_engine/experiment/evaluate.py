@@ -60,7 +60,7 @@ def open_run(
     if "config" not in record:
         raise FileFormatError(f"{folder.path} holds no configuration: it ended before training began; run it anew")
     config = RunConfig.of_record(record, str(folder.record_path))
-    store = CheckpointStore(folder.checkpoints, run=str(record.get("id", "")))
+    store = CheckpointStore(folder.checkpoints)
     checkpoint, which = _checkpoint(folder, store, which)
     changes: dict[str, Any] = {"threads": threads}  # not the run's own, which are those that pay in a step
     if backend is not None:

@@ -138,7 +138,7 @@ def resume(
         if session.backend.name != "cpu":
             device = {"device": record.get("device")}, {"device": session.backend.device()}
             _same_bits(differences({**then, **device[0]}, {**now, **device[1]}, GPU_KEYS), exact, display)
-        store = CheckpointStore(folder.checkpoints, run=of)
+        store = CheckpointStore(folder.checkpoints)
         checkpoint = store.newest()
         for line in store.warnings:
             display.note(line)
@@ -200,7 +200,7 @@ def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder,
     result = record.get("result")
     if record.get("status") not in ("done", "converged") or not result:
         return None
-    checkpoint = CheckpointStore(folder.checkpoints, run=str(record.get("id", ""))).newest()
+    checkpoint = CheckpointStore(folder.checkpoints).newest()
     if checkpoint is None or checkpoint.step != record.get("step") or not _whole(folder, record):
         return None  # what is lost is trained again, or said to be lost
     when = str(checkpoint.meta.get("saved", "?"))[:19].replace("T", " ")
@@ -334,8 +334,7 @@ class Recorder:
     ) -> None:
         self.folder, self.session, self.log = folder, session, log
         self.progress, self.display, self.event = progress, display, stop
-        self._run = str(folder.read_record().get("id", ""))
-        self.store = CheckpointStore(folder.checkpoints, run=self._run)
+        self.store = CheckpointStore(folder.checkpoints)
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._cost = 0.0
@@ -367,7 +366,7 @@ class Recorder:
             return
         began = time.monotonic()
         self.log.commit()
-        checkpoint = snapshot(self.session, self.progress, self._run)
+        checkpoint = snapshot(self.session, self.progress, self.store.run)
         self.store.save(checkpoint, best=is_best, score=self.progress.convergence.best if is_best else None)
         self._saved_step = self.session.trainer.step
         self._saved_at = time.monotonic()
