@@ -274,7 +274,8 @@ class RunFolder:
             with atomic.storage_errors("lock", path):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
-            atomic.sweep(self.path, older_than=3600.0)  # a report may be under way beside the run
+            for place in (self.path, self.checkpoints, self.figures):
+                atomic.sweep(place, older_than=3600.0)  # a living process may draw or report beside the run
             self._held = {}
             try:
                 yield

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from aevb_engine.evaluation.remarks import Judged, remarks
 from aevb_engine.experiment import lengthen
 from aevb_engine.experiment.atomic import quoted
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
+from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.environment import GPU_KEYS, differences, environment
 from aevb_engine.experiment.folder import RunFolder
@@ -174,6 +175,8 @@ def resume(
                 with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of) as log:
                     for line in log.warnings:
                         display.note(line)
+            for line in settle(folder, session, progress).warnings:
+                display.note(line)
             display.begin(folder, session)
             return folder, session, {**ended, "run": str(folder.path)}
         folder.update(status="running", resumed_from=step, environment=now, error=None, **fields)
@@ -311,8 +314,42 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
         recorder.display.note(line)
     rows = {name: recorder.log.count(name) for name in recorder.log.columns}
     recorder.log.close()  # a kill between the two leaves a run that can be resumed, not a log that is open for ever
-    folder.update(status=record["status"], step=session.trainer.step, rows=rows, result=record)
+    folder.update(status=record["status"], step=record["steps"], rows=rows, result=record)
     return record
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Whose parameters a session holds at its end, the last rows of the training up to them, and what there is to say.
+
+    ``steps`` and ``seen`` are those of the training as a whole.
+    """
+
+    step: int
+    which: Which
+    tail: Rows
+    steps: int
+    seen: int
+    warnings: list[str]
+
+
+def settle(folder: RunFolder, session: Session, progress: Progress) -> Settled:
+    """Put what stands for the run into the session: the state of the best checkpoint where validation rows chose one.
+
+    What comes after it (bounds, figures) is of these parameters; ``resume`` goes on from the last.
+    """
+    trainer = session.trainer
+    steps, seen, best = trainer.step, trainer.seen, progress.convergence.best_step
+    if session.held_out_is != "validation" or best is None:
+        return Settled(steps, "last", progress.tail, steps, seen, [])
+    found = chosen(folder.checkpoints)
+    if found.which == "last":
+        line = f"the best checkpoint, of step {best}, cannot be read: the result is of the last parameters"
+        return Settled(steps, "last", progress.tail, steps, seen, [*found.warnings, line])
+    tail = progress.tail
+    if found.checkpoint.step != steps:
+        tail = restore(session, found.checkpoint).tail
+    return Settled(found.checkpoint.step, "best", tail, steps, seen, found.warnings)
 
 
 def _evaluation(session: Session) -> Callable[[], dict[str, float]] | None:
@@ -392,8 +429,13 @@ def snapshot(session: Session, progress: Progress, run: str = "") -> Checkpoint:
 
 
 def result(folder: RunFolder, session: Session, progress: Progress, status: str) -> dict[str, Any]:
-    """The record of ``run --json``; bounds in nats a data point, higher is better; what does not exist is None."""
-    config, trainer = session.config, session.trainer
+    """The record of ``run --json``; bounds in nats a data point, higher is better; what does not exist is None.
+
+    Bounds are of the parameters that ``checkpoint`` names, which the session holds from now on: the best for the
+    validation rows where there are some, else the last. ``train_bound`` is the mean over the last batches up to them.
+    """
+    settled = settle(folder, session, progress)
+    config, trainer, tail, warnings = session.config, session.trainer, settled.tail, session.warnings + settled.warnings
     per_point = session.test.run() if session.test is not None else None
     means = summary(per_point) if per_point is not None else {}
     test = {name: means[name] if name in session.held_out_columns else None for name in COLUMNS}
@@ -415,24 +457,25 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "objective": config.objective,
         "seed": config.seed,
         "parameters": trainer.trained,
-        "steps": trainer.step,
-        "epochs": trainer.seen / trainer.count,
+        "steps": settled.steps,
+        "epochs": settled.seen / trainer.count,
         "seconds": round(seconds, 4),
-        "steps_per_second": round(trainer.step / seconds, 2) if seconds > 0 else None,
-        "train_bound": float(progress.tail[:, 2].mean()) if trained["bound"] else None,
-        "train_reconstruction": float(progress.tail[:, 3].mean()) if trained["reconstruction"] else None,
+        "steps_per_second": round(settled.steps / seconds, 2) if seconds > 0 else None,
+        "checkpoint": {"step": settled.step, "which": settled.which},
+        "train_bound": float(tail[:, 2].mean()) if trained["bound"] else None,
+        "train_reconstruction": float(tail[:, 3].mean()) if trained["reconstruction"] else None,
         "test_bound": test["bound"],
         "test_bound_se": _known(means["bound_se"]) if test["bound"] is not None else None,
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
         "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
         "threads": config.threads,
-        "warnings": session.warnings,
+        "warnings": warnings,
     }
     if session.held_out_is == "validation":
         record[f"validation_{session.criterion}"] = progress.convergence.best  # of the best checkpoint
     if per_point is not None and bound is not None and np.isfinite(bound):
-        found = remarks(judged(session, progress, per_point))
+        found = remarks(judged(session, progress, per_point, steps=settled.steps, tail=tail))
         units = session.model.architecture.latent
         record |= {
             "latent_units": units,
@@ -440,7 +483,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
             "independent_columns": found.independent,
             "ppca": found.linear,
         }
-        record["warnings"] = [*session.warnings, *found.lines]
+        record["warnings"] = [*warnings, *found.lines]
     if session.test_k is not None:
         record["test_bound_k"] = summary(session.test_k.run())["bound"]
     other = session.dataset.other_scale
@@ -453,12 +496,12 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     if per_point is not None and bound is not None and not np.isfinite(bound):
         lost = int((~np.isfinite(per_point[:, 0])).sum())
         line = f"{lost} of {len(per_point)} test rows have no finite bound: values too large for {config.dtype}?"
-        record["warnings"] = [*session.warnings, line]
+        record["warnings"] = [*warnings, line]
     return record
 
 
-def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
-    """A trained session by its test rows."""
+def judged(session: Session, progress: Progress, per_point: Rows, *, steps: int, tail: Rows) -> Judged:
+    """A trained session by its test rows, after so many ``steps``; ``tail``: the last rows up to its parameters."""
     dataset, config, schedule = session.dataset, session.config, session.trainer.settings.schedule
     return Judged(
         model=session.model,
@@ -466,8 +509,8 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
         bounds=per_point[:, 0],
         name="test",
         train=session.train_rows,
-        train_bound=float(progress.tail[:, 2].mean()),
-        steps=session.trainer.step,
+        train_bound=float(tail[:, 2].mean()),
+        steps=steps,
         course=progress.evaluations[:, [0, 2]],
         scale=dataset.scale,
         train_scale=dataset.train_scale,

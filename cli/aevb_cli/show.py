@@ -11,6 +11,7 @@ from aevb_cli import complete
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
 from aevb_cli.text import columns, duration, echo_json, number, pairs, say, setting, size, sparkline, table
+from aevb_cli.work import parameters
 from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment.atomic import quoted
 
@@ -94,7 +95,7 @@ def gather(folder: RunFolder) -> dict[str, Any]:
     warnings: list[str] = list((stored.get("result") or {}).get("warnings") or [])
     if folder.altered(stored):
         warnings.append(folder.altered(stored))
-    checkpoints, best = _checkpoints(folder, str(stored.get("id", "")), warnings)
+    checkpoints, best = _checkpoints(folder, warnings)
     evaluations = _evaluations(folder, stored, warnings)
     config = stored.get("config") or {}
     steps = [stored.get("step"), *(c["step"] for c in checkpoints[-1:]), *(int(r[0]) for r in evaluations["rows"][-1:])]
@@ -132,13 +133,11 @@ def changed(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key in ("dataset", "decoder") or defaults.get(key) != value}
 
 
-def _checkpoints(
-    folder: RunFolder, run: str, warnings: list[str]
-) -> tuple[list[dict[str, int]], dict[str, Any] | None]:
+def _checkpoints(folder: RunFolder, warnings: list[str]) -> tuple[list[dict[str, int]], dict[str, Any] | None]:
     from aevb_engine.experiment.checkpoint import CheckpointStore
 
     try:
-        store = CheckpointStore(folder.checkpoints, run=run)
+        store = CheckpointStore(folder.checkpoints)
         found = []
         for step in store.steps():
             try:
@@ -214,6 +213,8 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
                 rows.append(("", f"{number(result[f'test_bound_{scale}'])} on the {scale} scale"))
         if result.get("best_step") is not None and record["held_out"] == "validation":
             rows.append(("best", f"step {number(result['best_step'])}"))
+        if parameters(result):
+            rows.append(("", parameters(result)))
     if data.get("lattice"):
         rows.append(("note", LATTICE))
     binarize = data.get("binarize") or record["config"].get("binarize")

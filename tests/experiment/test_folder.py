@@ -266,6 +266,20 @@ def test_lock_excludes_the_same_process_too_and_is_freed_by_errors(tmp_path: Pat
         pass
 
 
+def test_lock_clears_what_killed_writers_left(tmp_path: Path) -> None:
+    """However fresh, in every folder of the run: the process that made them is gone, or had this one's number."""
+    run = RunFolder.create("a", tmp_path / "run")
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    places = (run.path, run.checkpoints, run.figures)
+    left = [place / f".aevb-{pid}-0a1b.tmp" for place in places for pid in (int(child.stdout), os.getpid())]
+    living = [place / f".aevb-{os.getppid()}-0a1b.tmp" for place in places]
+    for path in (*left, *living):
+        path.touch()
+    with run.lock():
+        assert [path.exists() for path in left] == [False] * 6
+        assert [path.exists() for path in living] == [True] * 3
+
+
 def test_lock_clears_old_temporary_files_only(tmp_path: Path) -> None:
     run = RunFolder.create("a", tmp_path / "run")
     old, fresh = run.path / ".aevb-1-old.tmp", run.path / ".aevb-1-fresh.tmp"
