@@ -175,6 +175,7 @@ class CheckpointStore:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.folder = Path(folder)
+        self.run = _run_beside(self.folder)  # those of another run are not believed
         self.keep = keep
         self.warnings: list[str] = []
         self._best: tuple[int, float | None] | None = None  # as the last checkpoint saved here says
@@ -272,6 +273,8 @@ class CheckpointStore:
             found = read(path)
             if found.step != step:
                 raise FileFormatError(f"{shown(path)} holds step {found.step}; swapped with another file")
+            if self.run and (found.meta.get("run") or self.run) != self.run:
+                raise FileFormatError(f"{shown(path)} is a checkpoint of another run; restore it from a copy")
         except UsageError:  # removed meanwhile
             return None
         except AevbError as error:
@@ -316,6 +319,15 @@ class CheckpointStore:
                 if attempt:
                     self._warn(f"cannot remove {shown(path)}: {error.strerror}")
         return False
+
+
+def _run_beside(folder: Path) -> str:
+    """The number of the run whose folder this one lies in; "" where it has none."""
+    try:
+        record = json.loads((folder.parent / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(record.get("id", "")) if isinstance(record, dict) else ""
 
 
 def _plain(name: str, array: Array) -> Array:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.errors import AevbError, FileFormatError, Stopped, UsageError
+from aevb_engine.errors import AevbError, FileFormatError, Stopped, StorageError, UsageError
 from aevb_engine.evaluation.bound import summary
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
@@ -24,9 +24,9 @@ from aevb_engine.experiment.atomic import quoted, storage_errors
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig
-from aevb_engine.experiment.environment import differences, environment
+from aevb_engine.experiment.environment import GPU_KEYS, differences, environment
 from aevb_engine.experiment.folder import RunFolder
-from aevb_engine.experiment.log import MetricsLog
+from aevb_engine.experiment.log import MetricsLog, is_open, read_safely
 from aevb_engine.experiment.session import Session, prepare
 from aevb_engine.objectives.base import COLUMNS
 from aevb_engine.training.convergence import Convergence
@@ -96,7 +96,8 @@ def begun(
             eval_every=session.eval_every,
             held_out=session.held_out_is,
         )
-        with MetricsLog.create(folder.metrics_path, COLUMNS_OF) as log:
+        number = folder.read_record().get("id", "")
+        with MetricsLog.create(folder.metrics_path, COLUMNS_OF, run=number) as log:
             yield Recorder(folder, session, log, Progress(), display, stop)
 
 
@@ -126,12 +127,8 @@ def resume(
         if longer:
             config = lengthen.changed(config, record, steps, epochs)
         now = environment()
-        other = differences(record.get("environment") or {}, now)
-        if other:
-            line = "resume is correct but not bit-identical: " + "; ".join(other)
-            if exact:
-                raise FileFormatError(line)
-            display.note(line)
+        then = record.get("environment") or {}
+        _same_bits(differences(then, now), exact, display)
         if config.backend == config.trainer == "auto":  # on a GPU the path that the steps took would be recorded
             config = replace(config, backend="cpu")
         session = prepare(config, display.data, resumed=True)
@@ -139,6 +136,10 @@ def resume(
             raise FileFormatError(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
             )
+        of = str(record.get("id", ""))
+        if session.backend.name != "cpu":
+            device = {"device": record.get("device")}, {"device": session.backend.device()}
+            _same_bits(differences({**then, **device[0]}, {**now, **device[1]}, GPU_KEYS), exact, display)
         store = CheckpointStore(folder.checkpoints)
         checkpoint = store.newest()
         for line in store.warnings:
@@ -171,24 +172,38 @@ def resume(
             for line in (*more, *lines):
                 display.note(line)
         if ended and step == record.get("step") and not fields:
+            if not _whole(folder, record):  # its writer was killed at the very end, or it was damaged since
+                with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of) as log:
+                    for line in log.warnings:
+                        display.note(line)
             for line in settle(folder, session, progress).warnings:
                 display.note(line)
             display.begin(folder, session)
             return folder, session, {**ended, "run": str(folder.path)}
         folder.update(status="running", resumed_from=step, environment=now, error=None, **fields)
-        with _log(folder, step, fallback) as log:
+        with _log(folder, step, fallback, of) as log:
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
 
 
-def _log(folder: RunFolder, step: int, fallback: Mapping[str, Any]) -> MetricsLog:
+def _same_bits(other: list[str], exact: bool, display: Display) -> None:
+    """Says what may change the bits; with ``exact`` it is an error."""
+    if not other:
+        return
+    line = "resume is correct but not bit-identical: " + "; ".join(other)
+    if exact:
+        raise FileFormatError(line)
+    display.note(line)
+
+
+def _log(folder: RunFolder, step: int, fallback: Mapping[str, Any], of: str) -> MetricsLog:
     """The metrics up to a step. Before the first one none count: a torn log need not be read, which can take long."""
     if step:
-        return MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",))
+        return MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of)
     with storage_errors("write", folder.metrics_path):
         folder.metrics_path.unlink(missing_ok=True)
-    return MetricsLog.create(folder.metrics_path, COLUMNS_OF)
+    return MetricsLog.create(folder.metrics_path, COLUMNS_OF, run=of)
 
 
 def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder, dict[str, Any], str] | None:
@@ -199,10 +214,23 @@ def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder,
     if record.get("status") not in ("done", "converged") or not result:
         return None
     checkpoint = CheckpointStore(folder.checkpoints).newest()
-    if checkpoint is None or checkpoint.step != record.get("step"):
+    if checkpoint is None or checkpoint.step != record.get("step") or not _whole(folder, record):
         return None  # what is lost is trained again, or said to be lost
     when = str(checkpoint.meta.get("saved", "?"))[:19].replace("T", " ")
     return folder, {**result, "run": str(folder.path)}, f"{when} UTC"
+
+
+def _whole(folder: RunFolder, record: dict[str, Any]) -> bool:
+    """Whether the log of a run that is done is closed and has all of its rows, as far as that can be told now."""
+    if is_open(folder.metrics_path):
+        return False
+    try:
+        read_safely(folder.metrics_path, 60.0, run=str(record.get("id", "")), rows=record.get("rows"))
+    except (FileFormatError, UsageError):
+        return False
+    except AevbError:  # no time or memory for it
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -271,9 +299,12 @@ def failures(recorder: Recorder) -> Iterator[None]:
         yield
     except Diverged as error:
         recorder.save(is_best=False)
+        recorder.log.close()
         folder.update(status="diverged", error=str(error), step=trainer.step)
         raise
     except AevbError as error:
+        with contextlib.suppress(StorageError):  # which may be what has failed
+            recorder.log.close()
         folder.update(status="failed", error=str(error), step=trainer.step)
         raise
 
@@ -282,6 +313,7 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     """The result of a run that has ended, in its record too; Stopped where it can go on."""
     folder, session, progress = recorder.folder, recorder.session, recorder.progress
     if ended == "stopped":
+        recorder.log.close()
         folder.update(status="stopped", step=session.trainer.step)
         raise Stopped(
             f"stopped after step {session.trainer.step} of {session.total_steps}; "
@@ -290,7 +322,9 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
     for line in record["warnings"][len(session.warnings) :]:
         recorder.display.note(line)
-    folder.update(status=record["status"], step=record["steps"], result=record)
+    rows = {name: recorder.log.count(name) for name in recorder.log.columns}
+    recorder.log.close()  # a kill between the two leaves a run that can be resumed, not a log that is open for ever
+    folder.update(status=record["status"], step=record["steps"], rows=rows, result=record)
     return record
 
 
@@ -379,14 +413,14 @@ class Recorder:
             return
         began = time.monotonic()
         self.log.commit()
-        checkpoint = snapshot(self.session, self.progress)
+        checkpoint = snapshot(self.session, self.progress, self.store.run)
         self.store.save(checkpoint, best=is_best, score=self.progress.convergence.best if is_best else None)
         self._saved_step = self.session.trainer.step
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
 
-def snapshot(session: Session, progress: Progress) -> Checkpoint:
+def snapshot(session: Session, progress: Progress, run: str = "") -> Checkpoint:
     """The present state, with everything needed to go on or to load the model elsewhere."""
     arrays = {**session.trainer.arrays(), **session.facts.arrays()}
     arrays["progress/tail"] = progress.tail
@@ -398,6 +432,7 @@ def snapshot(session: Session, progress: Progress) -> Checkpoint:
         **session.facts.meta(),
         "image_shape": list(session.dataset.image_shape or ()),
         "data_sha256": session.data_hash,
+        "run": run,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return Checkpoint(session.trainer.step, arrays, meta)

@@ -97,8 +97,7 @@ def test_a_record_without_a_part_is_one_error_or_none(field: str, tmp_path: Path
     from aevb_engine.errors import FileFormatError
 
     stopped(RunConfig(**{**SMALL, "steps": 200}), tmp_path / "r")
-    path = tmp_path / "r" / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: None}))
+    RunFolder(tmp_path / "r").update(**{field: None})
     if field == "data":
         with pytest.raises(FileFormatError, match="other content"):
             run.resume(tmp_path / "r")
@@ -140,7 +139,7 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path: Path) -> None:
     run.start(RunConfig(**SMALL), tmp_path / "r")
     (tmp_path / "r").rename(tmp_path / "moved")
     path = tmp_path / "moved" / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"environment": {"numpy": "1.0.0"}}))
+    RunFolder(path.parent).update(environment={"numpy": "1.0.0"})
     before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file() and p.name != ".lock"}
     _, session, result = run.resume(tmp_path / "moved")
     assert {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file() and p.name != ".lock"} == before
