@@ -55,8 +55,8 @@ class Gaussian(Likelihood):
 
     @property
     def any_unit(self) -> bool:
-        """Not where sigmoid means are asked for."""
-        return self.mean_form != "sigmoid"
+        """Not where means are sigmoids, asked for or settled by the data."""
+        return not self.sigmoid
 
     def _choose(self, *, sigmoid: bool) -> None:
         self.sigmoid = sigmoid
