@@ -206,7 +206,7 @@ def scenarios(bench: Bench, names: set[str]) -> dict[str, Scenario]:
 
 def attack(bench: Bench, of: Scenario, folder: Path, mode: str, n: int) -> tuple[str, list[str]]:
     """One case: its outcome, and what it broke."""
-    from folders import content, differences
+    from folders import SET_ASIDE, content, differences
 
     from aevb_engine.experiment.checkpoint import CheckpointStore
 
@@ -234,6 +234,7 @@ def attack(bench: Bench, of: Scenario, folder: Path, mode: str, n: int) -> tuple
     outcome = f"{ended}, {'begun anew' if anew else 'resumed'}"
     if cure.hung or cure.code:
         return outcome, [*broken, f"does not recover ({'hangs' if cure.hung else cure.code}): {cure.words[-300:]!r}"]
+    outcome += ", a torn log set aside" if list(folder.glob(SET_ASIDE)) else ""
     broken += [f"after the resume {line}" for line in differences(content(folder), of.wanted)]
     return outcome, [f"{line} (at {hit.call})" for line in broken]
 

@@ -16,11 +16,16 @@ from aevb_engine.experiment.checkpoint import CheckpointStore
 from aevb_engine.experiment.log import read
 
 OF_TIME = {"run", "seconds", "steps_per_second", "saved", "config", "trainer"}  # what two equal runs differ in
+SET_ASIDE = "metrics.damaged-*.h5"
 
 
 def content(folder: Path) -> dict[str, str]:
-    """What is in a run folder, by name: a digest, or the facts themselves where they are few; no times, no place."""
-    found = {str(p.relative_to(folder)): "" for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    """What is in a run folder, by name: a digest, or the facts themselves where they are few; no times, no place.
+
+    A damaged log that was kept beside the one in its place is no part of it.
+    """
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != ".lock" and not p.match(SET_ASIDE)]
+    found = {str(p.relative_to(folder)): "" for p in files}
     store = CheckpointStore(folder / "checkpoints")
     for step in store.steps():
         one = store.load(step)

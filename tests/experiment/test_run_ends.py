@@ -182,7 +182,7 @@ def test_beginning_again_asks_nothing_of_a_torn_log(tmp_path: Path, monkeypatch:
         patch.setattr(log, "read_safely", never)
         folder, _, _ = run.resume(tmp_path / "r")
     assert log.read(folder.metrics_path)["train"][1][:, 0].tolist() == list(range(1, 201))
-    (tmp_path / "r" / "run.json").write_text(json.dumps(folder.read_record() | {"status": "running", "result": None}))
+    folder.update(status="running", result=None)
     for file in (tmp_path / "r" / "checkpoints").iterdir():
         file.unlink()
     folder.metrics_path.unlink()  # killed between the two
