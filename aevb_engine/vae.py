@@ -24,7 +24,8 @@ from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
 from aevb_engine.evaluation.remarks import LEAST_STEPS, MOST_ROWS, Judged, remarks
 from aevb_engine.experiment.assemble import Facts, check_squares, facts_of, initialize
-from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
+from aevb_engine.experiment.checkpoint import Checkpoint, read, write
+from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads, default_schedule, learning_rate, split_rows
 from aevb_engine.interface import progress as display
@@ -254,7 +255,8 @@ class VAE:
         rows = rows[:: -(-len(rows) // MOST_ROWS)]
         bounds = Evaluator(self.model, resident(self.model, rows, scale), seed=self.config.seed).run()[:, 0]
         course = self.evaluations if held is not None else self.history
-        last = self.history[-max(1, window(trainer.step) // HISTORY_EVERY) :]
+        near = [row for row in self.history if row["step"] <= trainer.step] or self.history  # up to the best step
+        last = near[-max(1, window(trainer.step) // HISTORY_EVERY) :]
         judged = Judged(
             model=self.model,
             rows=rows,
@@ -666,15 +668,23 @@ class VAE:
 
 
 @spoken
-def load(path: str | Path) -> VAE:
-    """A model from a file of ``save``, from a checkpoint, or from a run folder (its newest checkpoint)."""
+def load(path: str | Path, which: Which | None = None) -> VAE:
+    """A model from a file of ``save``, from a checkpoint, or from a run folder.
+
+    Of a run it has the state of the best checkpoint where the run had validation rows, which chose it, else of the
+    last; ``which="best"`` or ``"last"`` asks for one of them.
+    """
     place = path_of("path", path)
+    if which not in (None, "best", "last"):
+        raise UsageError(f"which={which!r}: 'best', 'last' or None is needed")
     if place.is_dir():
         folder = place / "checkpoints"
-        newest = CheckpointStore(folder if folder.is_dir() else place).newest()
-        if newest is None:
-            raise FileFormatError(f"{place} holds no sound checkpoint; name a run folder or a saved model")
-        checkpoint = newest
+        found = chosen(folder if folder.is_dir() else place, which, where=place)
+        checkpoint = found.checkpoint
+        for line in found.warnings:
+            warn(line)
+    elif which is not None:
+        raise UsageError(f"which={which!r}: {place} is one state; leave it out, or name a run folder")
     else:
         checkpoint = read(place, require_hash=False)
     meta: Mapping[str, Any] = checkpoint.meta

@@ -91,7 +91,7 @@ def row(name: str, config: RunConfig) -> dict[str, Any]:
     session, progress, seconds = trained(config)
     model, data = session.model, session.dataset
     bounds = session.test.run()
-    found = remarks(judged(session, progress, bounds))
+    found = remarks(judged(session, progress, bounds, steps=session.trainer.step, last=progress.last_steps()))
     out: dict[str, Any] = {
         "name": name, "seed": config.seed, "steps": session.total_steps, "lr": session.config.lr,
         "schedule": session.config.lr_schedule, "initial": config.initial, "seconds": round(seconds, 2),

@@ -138,7 +138,9 @@ def setting(value: Any) -> str:
 def means(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A row of ``pairs``: what the two bounds of a result are means of, and what part of the second is chance in z."""
     steps, noise = result.get("train_bound_steps"), result.get("test_bound_draw_sd")
-    parts = [f"train: the mean of the last {number(steps)} steps"] if steps else []
+    of = result.get("checkpoint") or {}
+    up_to = f" up to step {number(of.get('step'))}" if of.get("which") == "best" else ""
+    parts = [f"train: the mean of the last {number(steps)} steps{up_to}"] if steps else []
     if isinstance(noise, float):
         parts.append(f"test: one draw of z a row, which moves it by {noise:.1g}")
     return [("", "; ".join(parts))] if parts else []

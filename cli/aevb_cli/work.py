@@ -117,6 +117,8 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path], seconds:
     """The end of a run for people; ``seconds``: all that the user waited, with data, evaluations and figures."""
     place = quoted(_near(path))
     rows = bounds(result)
+    if parameters(result):
+        rows.append(("", parameters(result)))
     if result.get("independent_columns") is not None:
         linear = f", of probabilistic PCA {number(result['ppca'])}" if result.get("ppca") is not None else ""
         rows += [
@@ -157,6 +159,14 @@ def bounds(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("", f"test = reconstruction {number(result['test_reconstruction'])} - KL {number(result['test_kl'])}"),
         *means(result),
     ]
+
+
+def parameters(result: Mapping[str, Any]) -> str:
+    """Which parameters bounds and figures are of, where they are not the last; nothing in records that do not tell."""
+    which = result.get("checkpoint") or {}
+    if which.get("which") != "best":
+        return ""
+    return f"parameters of step {number(which.get('step'))}, the best for the validation rows"
 
 
 def _held_out(result: Mapping[str, Any]) -> str:
