@@ -48,24 +48,24 @@ class Evaluator:
             *program.rows,
         ]
         bind = model.backend.bind
+        self._found = [ws.one(name) for name in ("bound", "reconstruction", "kl")]
         self.phases = [
             [bind(program.prepare, Rows(0, self.batch))],
-            [bind(rows, share) for share in shares(self.batch, threads)],
+            [bind(rows, share, read=self._found) for share in shares(self.batch, threads)],
         ]
 
     def run(self) -> npt.NDArray[np.float64]:
         """(N, 3): bound, reconstruction and kl of each row in nats."""
         backend = self.model.backend
         out = np.empty((self.count, 3))
-        sources = [self.ws.one(name).array for name in ("bound", "reconstruction", "kl")]
         for lo in range(0, self.count, self.batch):
             n = min(self.batch, self.count - lo)
             wanted = np.minimum(np.arange(lo, lo + self.batch), self.count - 1)  # the last chunk repeats its last row
             self.clock.index.array[...] = backend.upload(wanted)
             self.clock.row.array[...] = lo
             backend.run(self.phases, 1)
-            for j, source in enumerate(sources):
-                out[lo : lo + n, j] = backend.download(source)[:n]
+            for j, source in enumerate(self._found):
+                out[lo : lo + n, j] = backend.download(source.array)[:n]
         return out
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
 from aevb_engine.operation import Rows
+from aevb_engine.rewrite import read_by
 from aevb_engine.sampling.hmc import Hmc
 from aevb_engine.training.step import Clock, ResidentRows, read_batch, shares
 
@@ -52,10 +53,12 @@ class Chains:
         bind = model.backend.bind
         everything = Rows(0, batch)
         cut = shares(batch, threads)
+        start, move = hmc.start(), hmc.transition()
+        host = [hmc.z, hmc.logp, hmc.probability]
         self._read = [[bind([*hmc.prepare(), *read_batch(ws, clock, x, data, seed)], everything)]]
         self._prior = [[bind(hmc.from_prior(), everything)]]
-        self._start = [[bind(hmc.start(), share) for share in cut]]
-        self._move = [[bind(hmc.transition(), share) for share in cut]]
+        self._start = [[bind(start, share, read=[*host, *read_by([move])]) for share in cut]]
+        self._move = [[bind(move, share, read=[*host, *read_by([start])]) for share in cut]]
         self._step = 0
 
     def put(self, lo: int) -> None:

@@ -45,7 +45,7 @@ class ImportanceSampler:
         bind = model.backend.bind
         self.phases = [
             [bind(program.prepare, Rows(0, self.batch))],
-            [bind(rows, share) for share in shares(self.batch, threads)],
+            [bind(rows, share, read=[ws.many("logw")]) for share in shares(self.batch, threads)],
         ]
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> Estimate:
@@ -86,5 +86,5 @@ def draw_by_sample(ws: Workspace, clock: Clock, eps: Buffer, seed: int) -> Opera
 
         return run
 
-    facts = {"seed": seed, "stream": "importance", "step": clock.step, "row": clock.row, "eps": cube}
+    facts: dict[str, Any] = {"seed": seed, "stream": "importance", "step": clock.step, "row": clock.row, "eps": cube}
     return custom("noise_by_sample", bind, (clock.step, clock.row), (eps,), **facts)
