@@ -24,6 +24,7 @@ from aevb_engine.kernels.noise import Noise
 from aevb_engine.operation import Buffer, Rows, operation
 from aevb_engine.training.pruning import select_columns
 from aevb_engine.training.trainer import Diverged
+from tests.combinations import BATCH, EVERY, OBJECTIVES, SHORT, Run, agree, left_out, plain, reads_of
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {}),
@@ -308,3 +309,23 @@ def test_dynamic_binarization_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> Non
     without(monkeypatch)
     np.testing.assert_array_equal(loops, drawn())
     assert set(np.unique(loops)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("short", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_loops_leave_out_nothing_that_is_read(
+    objective: str, short: bool, make_step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of every decoder, depth and number of samples against array code (``tests/combinations.py``)."""
+    runs = []
+    for c in (c for c in EVERY if c.objective == objective and (c.decoder in SHORT) == short):
+        run = Run(c, make_step, "float32")
+        lists = [[op for part in run.whole(n) for op in lower(part, run.read(part))] for n in range(run.updates)]
+        missing = []
+        for number, items in enumerate(lists):
+            missing.append(left_out(run.whole(number), [item.touched for item in items]))
+            assert not reads_of(missing[-1], [item.touched for item in items]), c
+        runs.append((c, run, missing, [[op.bind(np, Rows(0, BATCH)) for op in items] for items in lists]))
+    without(monkeypatch)
+    for c, run, missing, calls in runs:
+        agree(c, plain(c, make_step, "float32"), run, missing, calls, within=1e-4)

@@ -30,7 +30,7 @@ from aevb_engine.backend.cores import physical_cores
 from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import is_shared, shared_zeros
 from aevb_engine.errors import BackendError
-from aevb_engine.operation import Operation, Rows
+from aevb_engine.operation import Buffer, Operation, Rows
 
 # Elements in the buffers through which NumPy passes broadcast, strided and converted operands: below 4 KiB each, where
 # the default of 8,192 would allocate tens of KiB in every call. Undone with the error state.
@@ -71,16 +71,22 @@ class NumpyBackend:
     def download(self, array: Any) -> npt.NDArray[Any]:
         return np.array(array)
 
-    def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
+    def bind(
+        self,
+        operations: Sequence[Operation],
+        rows: Rows,
+        products: str = "fp32",
+        read: Sequence[Buffer] | None = None,
+    ) -> list[Call]:
         if products != "fp32":
             raise BackendError(f"products in {products} need a GPU")
         if jit.available():
             from aevb_engine.compiled.lower import lower  # imports numba
 
-            operations = lower(operations)
+            operations = lower(operations, read)
         return [bind(operation, rows) for operation in operations]
 
-    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
+    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows, read: Sequence[Buffer] = ()) -> Replay:
         raise BackendError(f"trainer {plan.path} needs a GPU")
 
     def device(self) -> str:

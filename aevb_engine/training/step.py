@@ -31,6 +31,7 @@ from aevb_engine.objectives import objective
 from aevb_engine.objectives.base import Objective
 from aevb_engine.objectives.program import Feed, Pass, Program
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
+from aevb_engine.rewrite import read_by
 from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.pruning import select_columns
@@ -118,7 +119,7 @@ def _noise_words(clock: Clock, words: Buffer, seed: int) -> Operation:
 
         return lambda: noise.words(int(step[0]), int(first[0]) + rows.lo, out)
 
-    facts = {"seed": seed, "stream": "binarize", "step": clock.step, "row": clock.row}
+    facts: dict[str, Any] = {"seed": seed, "stream": "binarize", "step": clock.step, "row": clock.row}
     return custom("binarize_words", bind, (clock.step, clock.row), (words,), **facts)
 
 
@@ -175,9 +176,8 @@ def record(ws: Workspace, clock: Clock) -> Operation:
 
     facts = {n: getattr(clock, n) for n in ("metrics", "cursor", "step")}
     facts |= dict(zip(("bound", "reconstruction", "kl"), sources, strict=True))
-    return custom(
-        "record", bind, (*sources, clock.cursor, clock.step), (clock.metrics, clock.cursor, clock.step), **facts
-    )
+    counters = (clock.cursor, clock.step)
+    return custom("record", bind, (*sources, *counters), (clock.metrics, *counters), **facts)
 
 
 def update_range(
@@ -211,10 +211,11 @@ def update_range(
         return run
 
     part = slice(lo, hi)
-    whole = Buffer("theta", theta).part(part), Buffer("grad", grad).part(part)
+    whole = weights, gradient = Buffer("theta", theta).part(part), Buffer("grad", grad).part(part)
     states = tuple(Buffer(n, s).part(part) for n, s in zip(optimizer.state, state, strict=True))
     facts = {"optimizer": optimizer, "theta": whole[0], "grad": whole[1], "state": states, "coef": clock.coef}
-    return custom("update", bind, (*whole, *states, clock.coef), (*whole, *states), decay=decay, **facts)
+    reads = (*whole, *states, clock.coef)
+    return custom("update", bind, reads, (weights, *states), (gradient,), decay=decay, **facts)
 
 
 def shares(batch: int, threads: int) -> list[Rows]:
@@ -318,13 +319,20 @@ class TrainingStep:
 
     def _bind(self, everything: Rows, row_shares: list[Rows]) -> None:
         """Every phase, call by call."""
-        backend, products, program = self.backend, self.plan.products, self.program
-        update = [backend.bind(part, everything, products) for part in self.parameters]
+        program = self.program
+        lists = [self.first, self.rows, self.visit, *self.parameters, self.last, self.leave]
+
+        reads = [(operations, read_by([operations])) for operations in lists]
+
+        def bind(operations: list[Operation], share: Rows) -> list[Call]:
+            read = [*self._kept, *(b for other, found in reads if other is not operations for b in found)]
+            return self.backend.bind(operations, share, self.plan.products, read)
+
+        update = [bind(part, everything) for part in self.parameters]
 
         def phases(rows: list[Operation], last: list[Operation]) -> list[list[list[Call]]]:
-            bound = [backend.bind(rows, share, products) for share in row_shares]
-            first = backend.bind(self.first, everything, products)
-            return [[first], bound, update, [backend.bind(last, everything, products)]]
+            bound = [bind(rows, share) for share in row_shares]
+            return [[bind(self.first, everything)], bound, update, [bind(last, everything)]]
 
         self.phases = phases(self.rows, self.last)
         self.visit_phases = phases(self.visit, self.leave) if program.visit or program.leave else self.phases
@@ -334,7 +342,7 @@ class TrainingStep:
         try:
             if self.objective.updates > 1:
                 raise BackendError(f"trainer {self.plan.path}: the objective uses a batch for several steps")
-            self.replay = self.backend.replay(self.plan, self._visiting, everything)
+            self.replay = self.backend.replay(self.plan, self._visiting, everything, self._kept)
         except BackendError as error:
             if self.plan.strict:
                 raise BackendError(f"{error}; {self.plan.strict}") from error
@@ -371,6 +379,11 @@ class TrainingStep:
     @cached_property
     def _run_others(self) -> Callable[[int], None]:
         return self.backend.repeat(self.phases, [*self.first, *self.rows, *self._updates, *self.last])
+
+    @property
+    def _kept(self) -> list[Buffer]:
+        """What the host reads between steps, beside parameters and the optimizer's state."""
+        return [*self.program.state.values(), self.clock.report]
 
     @property
     def _visiting(self) -> list[Operation]:
