@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine import registry
+from aevb_engine import blame, registry
 from aevb_engine.backend.choose import choose
 from aevb_engine.data.dataset import DataRequest, Dataset
+from aevb_engine.data.load import load as load_data
 from aevb_engine.errors import DataError, FileFormatError, ResultWarning, UsageError, suggest
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
@@ -334,8 +335,7 @@ class VAE:
                 scale=config.scale,
                 binary_support=self._likelihood.support.kind == "binary",
             )
-            loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
-            return loaded
+            return load_data(registry.create("dataset", data, config.dataset_options), request)
         rows, shape = self._as_rows(data), np.shape(data)
         return Dataset(name="array", train=rows, image_shape=(shape[1], shape[2]) if len(shape) == 3 else None)
 
@@ -601,6 +601,8 @@ def _likelihood(decoder: str | Likelihood, options: Mapping[str, Any]) -> Likeli
         raise UsageError(f"decoder={decoder}: a name or an object of a Likelihood is needed, not {kind}")
     if options:
         raise UsageError("decoder_options: the decoder is an object; give the options to its class")
+    blame.remember(decoder, blame.Origin("decoder", type(decoder).__name__))
+    registry.declared(decoder, Likelihood)
     return copy.deepcopy(decoder)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from aevb_engine import jit
 from aevb_engine.backend.base import Backend, Call, Plan, Replay
+from aevb_engine.blame import fault
 from aevb_engine.errors import BackendError
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.noise import Noise
@@ -27,9 +28,9 @@ from aevb_engine.kernels.philox import key, stream_id
 from aevb_engine.model.mlp import GradientPiece
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
-from aevb_engine.objectives import objective
+from aevb_engine.objectives import built, objective
 from aevb_engine.objectives.base import Objective
-from aevb_engine.objectives.program import Feed, Pass, Program
+from aevb_engine.objectives.program import Feed, Pass
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.sampling.noise import normal_noise
 from aevb_engine.training.optimizer import Optimizer
@@ -278,10 +279,12 @@ class TrainingStep:
         self.state = [backend.empty((model.parameters.size,), model.dtype) for _ in optimizer.state]
         self.optimizer = optimizer
         self.objective = chosen = objective(objective_name)
-        extra = len(chosen.coefficients(1))
+        extra = len(_numbers(chosen, chosen.coefficients(1)))
         count = int(data.data.array.shape[0])
         self.block = block_length(plan.path, count * chosen.updates // batch)
-        self.clock = clock = Clock(ws, self.block, len(optimizer.coefficients(1, 1.0)), extra)
+        own = len(_numbers(optimizer, optimizer.coefficients(1, 1.0)))
+        self._widths = own, extra
+        self.clock = clock = Clock(ws, self.block, own, extra)
         batch_pass = Pass(model, ws, gradient=True)
         batch_pass.noise = [draw_noise(clock, batch_pass.eps, seed, "noise", ahead=True)]
         self.first = [advance(clock)]
@@ -291,7 +294,7 @@ class TrainingStep:
             drawn.step = ws.table("visit", 1, dtype=np.int64)
             self.first.append(count_visits(clock, drawn.step, chosen.updates))
         batch_pass.feed = Feed(count, seed, clock.index, drawn.step, clock.row, clock.extra)
-        self.program: Program = chosen.build(batch_pass)
+        self.program = built(chosen, batch_pass)
         program = self.program
         self.first += program.prepare
         read = read_batch(ws, drawn, batch_pass.x, data, seed)
@@ -344,8 +347,9 @@ class TrainingStep:
 
     def coefficients(self, step: int, lr: float) -> list[float]:
         """A row of the table of rates: the numbers of the optimizer, then of the objective; steps count from 1."""
-        numbers = list(self.optimizer.coefficients(step, lr)) or [0.0]
-        return [*numbers, *self.objective.coefficients(step)]
+        own, extra = self._widths
+        numbers = _numbers(self.optimizer, self.optimizer.coefficients(step, lr), own) or (0.0,)
+        return [*numbers, *_numbers(self.objective, self.objective.coefficients(step), extra)]
 
     def run(self, times: int, first: int = 0) -> None:
         """Run ``times`` steps of the block; ``first``: steps done before, which tells where a batch begins."""
@@ -394,6 +398,18 @@ class TrainingStep:
         if self.replay is not None:
             self.replay.check(float(head[1]))
         return bool(np.isfinite(head[0]))
+
+
+def _numbers(plugin: Optimizer | Objective, given: Any, count: int | None = None) -> tuple[float, ...]:
+    """What ``coefficients`` has given; BackendError where it is no numbers, or not as many as at the start."""
+    try:
+        numbers = tuple(float(number) for number in given)
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or (count is not None and len(numbers) != count):
+        wanted = "numbers" if count is None else f"{count} numbers, as for the first step,"
+        raise fault(plugin, f"coefficients returns {given!r}; {wanted} are needed")
+    return numbers
 
 
 def block_length(path: str, epoch: int) -> int:

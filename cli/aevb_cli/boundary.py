@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 
 from aevb_cli.text import columns, wrap
+from aevb_engine.blame import blamed
 from aevb_engine.errors import AevbError, Stopped
 
 INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
@@ -42,7 +43,8 @@ def guarded(action: Callable[[], Any]) -> int:
     debug = False
     try:
         try:
-            result = action()
+            with blamed():
+                result = action()
         except Ended as error:
             raise error.cause from None
         if sys.stdout is not None:
