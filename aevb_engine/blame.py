@@ -95,8 +95,12 @@ def of(error: BaseException) -> BackendError | None:
 
 def fault(plugin: Any, what: str) -> BackendError:
     """The error for a plugin that gives something wrong: ``what`` it does, such as "load returns a tuple"."""
-    origin = next((_classes[c] for c in type(plugin).__mro__ if c in _classes), None)
-    return _told(f"{origin or type(plugin).__name__}: {what}", "")
+    return _told(f"{name(plugin)}: {what}", "")
+
+
+def name(plugin: Any) -> str:
+    """What a plugin is called, and where it comes from."""
+    return str(next((_classes[c] for c in type(plugin).__mro__ if c in _classes), type(plugin).__name__))
 
 
 def said(error: BaseException) -> str:
@@ -119,8 +123,8 @@ def _origins(frame: FrameType) -> list[Origin]:
     if found is not None:
         return [found]
     module, owner = frame.f_globals.get("__name__", ""), frame.f_code.co_qualname.partition(".")[0]
-    by_name = [o for c, o in _classes.items() if (c.__module__, c.__qualname__) == (module, owner)]
-    return by_name or _modules.get(module, [])
+    by_name = {o: None for c, o in _classes.items() if (c.__module__, c.__qualname__) == (module, owner)}
+    return list(by_name) or _modules.get(module, [])
 
 
 def _method(frame: FrameType) -> str:

@@ -13,7 +13,7 @@ import platform
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -77,7 +77,8 @@ class NumpyBackend:
         if jit.available():
             from aevb_engine.compiled.lower import lower  # imports numba
 
-            operations = lower(operations)
+            with suppress(jit.NotCompiled):  # then they stay as they are
+                operations = lower(operations)
         return [bind(operation, rows) for operation in operations]
 
     def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:

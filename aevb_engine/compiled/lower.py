@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from aevb_engine.compiled import batch, hidden, latent, likelihood
+from aevb_engine.jit import NotCompiled, compiles
 from aevb_engine.kernels.affine import product
 from aevb_engine.operation import Buffer, Operation, Rows, begins, custom, operation, rewrite
 
@@ -31,8 +32,11 @@ def lower(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _loop(name: str, function: Any, *given: Any, writes: tuple[Any, ...]) -> Operation:
-    """``function`` on buffers and numbers in its order; all buffers are read, some are written."""
+    """``function`` on buffers and numbers in its order; all buffers are read, some are written. NotCompiled where it
+    cannot be."""
     given = tuple(np.float32(a) if isinstance(a, float) else a for a in given)
+    if not compiles(function, *(a.view(Rows(0, 1)) if isinstance(a, Buffer) else a for a in given)):
+        raise NotCompiled(name)
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         views = tuple(a.view(rows) if isinstance(a, Buffer) else a for a in given)

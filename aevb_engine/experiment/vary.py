@@ -107,7 +107,8 @@ def _with(config: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig, dict[
         kind, _, name = key.partition(".")
         option = registry.options(registry.load(kind, names[kind]))[name]  # type: ignore[arg-type,index]
         value = convert(key, texts[key], option.annotation)
-        varied[key] = value if isinstance(value, (bool, int, float, str)) else texts[key]  # a path, a list: as written
+        plain = isinstance(value, bool | int | float | str | None)
+        varied[key] = value if plain else texts[key]  # a path, a list: as written
     return chosen, varied
 
 

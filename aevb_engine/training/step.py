@@ -89,7 +89,9 @@ def read_batch(ws: Workspace, clock: Clock, x: Buffer, rows: ResidentRows, seed:
     if not rows.dynamic:
         return [operation(gather, data, clock.index, rows.scale, taken, x)]
     if ws.backend.xp is np and jit.available():
-        return [_gather_bernoulli_loop(clock, data, x, seed)]
+        loop = _gather_bernoulli_loop(clock, data, x, seed)
+        if loop is not None:
+            return [loop]
     words = ws.one("binarize words", 4 * -(-width // 8), dtype=np.uint32)
     wide = ws.one("binarize wide", width, dtype=np.uint32)
     ones = ws.one("binarize ones", width, dtype=np.bool_)
@@ -97,15 +99,17 @@ def read_batch(ws: Workspace, clock: Clock, x: Buffer, rows: ResidentRows, seed:
     return [draw, operation(gather_bernoulli, data, clock.index, words, taken, wide, ones, x)]
 
 
-def _gather_bernoulli_loop(clock: Clock, data: Buffer, x: Buffer, seed: int) -> Operation:
-    """The same bits in one compiled loop, without words in between."""
+def _gather_bernoulli_loop(clock: Clock, data: Buffer, x: Buffer, seed: int) -> Operation | None:
+    """The same bits in one compiled loop, without words in between; None where it does not compile."""
+    from aevb_engine.kernels.noise_loop import gather_bernoulli_loop
+
+    loop, words = gather_bernoulli_loop(), tuple(np.uint64(w) for w in (stream_id("binarize"), *key(seed)))
+    if not jit.compiles(loop, data.array, clock.index.array, 0, 0, *words, x.array):
+        return None
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
-        from aevb_engine.kernels.noise_loop import gather_bernoulli_loop
-
-        loop, out, index = gather_bernoulli_loop(), x.view(rows), clock.index.view(rows)
+        out, index = x.view(rows), clock.index.view(rows)
         step, row = clock.step.array, clock.row.array
-        words = tuple(np.uint64(w) for w in (stream_id("binarize"), *key(seed)))
         return lambda: loop(data.array, index, int(step[0]), int(row[0]) + rows.lo, *words, out)
 
     return custom("gather_bernoulli", bind, (data, clock.index, clock.step, clock.row), (x,))
@@ -189,10 +193,13 @@ def update_range(
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         if xp is np and jit.available() and optimizer.scalar is not None and len(state) <= 2:
+            if not hasattr(optimizer.scalar, "__code__"):
+                raise fault(optimizer, f"scalar is {optimizer.scalar!r}; a function is needed")
             loop = jit.update_loop(optimizer.scalar, len(state))
             coef, given = clock.coef.array, (theta.dtype.type(decay), theta[lo:hi], *(s[lo:hi] for s in state))
-            # As numbers, not as an array: what might change inside the loop would keep it from being vectorized.
-            return lambda: loop(grad[lo:hi], tuple(coef), *given)
+            if jit.compiles(loop, grad[lo:hi], tuple(coef), *given, of=optimizer):
+                # As numbers, not as an array: what might change inside the loop would keep it from being vectorized.
+                return lambda: loop(grad[lo:hi], tuple(coef), *given)
         work = [xp.empty(min(CHUNK, hi - lo), dtype=theta.dtype) for _ in range(max(1, optimizer.scratch))]
         coef = clock.coef.array
         factor = theta.dtype.type(decay)

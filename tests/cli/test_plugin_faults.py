@@ -150,7 +150,7 @@ def test_before_anything_is_trained(one_error, kind, given, words):
         5, *RUN, "--steps", "3", *([] if kind == "dataset" else [f"--{kind}", "mine"]), *options(kind, given)
     )
     assert f"{kind} plugin 'mine' (thirdparty 1.0, thirdparty:{TARGETS[kind]})" in line
-    assert line.count(" plugin ") == (1 if given != "at=kernel" else 2)  # a bare function of a module of two plugins
+    assert given == "at=kernel" or line.count(" plugin '") == 1  # a bare function may be of any in its module
     assert words in line
     assert "correct the plugin" in line
 
