@@ -38,6 +38,7 @@ from aevb_engine.model.model import Architecture, Model
 from aevb_engine.model.units import Units
 from aevb_engine.objectives import held_out as judge_of
 from aevb_engine.objectives import objective as chosen_objective
+from aevb_engine.objectives import remarks as remarks_of
 from aevb_engine.objectives.base import Objective
 from aevb_engine.training.loop import Progress, fit
 from aevb_engine.training.optimizer import Optimizer
@@ -204,7 +205,9 @@ class VAE:
                     course.close()
                 if best is not None and best.step is not None:
                     trainer.restore(best.step, best.arrays)
-        self.remarks = self._remarks(trainer, dataset, judged_by, scale) if count >= LEAST_STEPS else []
+        self.remarks = [in_python(line) for line in remarks_of(self._objective, config.batch_size, trainer.count)]
+        if count >= LEAST_STEPS:
+            self.remarks += self._remarks(trainer, dataset, judged_by, scale)
         for line in self.remarks:
             warn(line, ResultWarning)
         return self
