@@ -105,7 +105,10 @@ def name(plugin: Any) -> str:
 
 def said(error: BaseException) -> str:
     """An exception in one line."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the code of a plugin, too
+        text = ""
     return f"{type(error).__name__}: {text[:LONGEST]}" if text else type(error).__name__
 
 

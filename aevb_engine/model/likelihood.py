@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -110,7 +111,7 @@ class Likelihood(ABC):
             raise ValueError(f"heads are {names}; one or more, each with a name of its own, are needed")
         if not isinstance(self.support, Support):
             raise TypeError(f"support is {self.support!r}; a Support is needed")
-        if not isinstance(self.scratch, int) or self.scratch < 0:
+        if not isinstance(self.scratch, Integral) or self.scratch < 0:
             raise ValueError(f"scratch is {self.scratch!r}; a number of arrays is needed")
 
     @property

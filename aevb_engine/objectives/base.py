@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import ClassVar
 
 from aevb_engine.objectives.program import Pass, Program
@@ -31,7 +32,7 @@ class Objective(ABC):
         if not isinstance(self.columns, (tuple, list)) or not set(self.columns) <= set(COLUMNS):
             raise ValueError(f"columns is {self.columns!r}; some of {', '.join(COLUMNS)} are needed")
         for name, value, least in (("updates", self.updates, 1), ("warmup", self.warmup, 0)):
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} is {value!r}; a number of steps, at least {least}, is needed")
 
     def coefficients(self, step: int) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 
@@ -32,10 +33,10 @@ class Optimizer(ABC):
             raise TypeError(f"state is {names!r}; a tuple of names is needed")
         if len(set(names)) < len(names):
             raise ValueError(f"state is {names!r}; each name may be there once")
-        if not isinstance(self.scratch, int) or self.scratch < 0:
+        if not isinstance(self.scratch, Integral) or self.scratch < 0:
             raise ValueError(f"scratch is {self.scratch!r}; a number of arrays is needed")
         for name, rate in (("default_lr", self.default_lr), ("peak_lr", self.peak_lr or self.default_lr)):
-            if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+            if not isinstance(rate, Real) or not 0 < rate < math.inf:
                 raise ValueError(f"{name} is {rate!r}; a positive number is needed")
 
     @abstractmethod

@@ -19,6 +19,9 @@ from aevb_engine.operation import custom, operation
 from aevb_plugins.decoders.bernoulli import Bernoulli
 from aevb_plugins.optimizers.sgd import Sgd
 
+class Rude(Exception):
+    def __str__(self): raise self
+
 WRONG = {"tuple": (1, 2), "none": None, "text": ["x"], "set": {"facts": {1, 2}}}
 
 class Boom:
@@ -26,7 +29,8 @@ class Boom:
 
     def __init__(self, *, at: str = "", wrong: str = "", after: int = 0, what: str = "ValueError"):
         self.at, self.wrong, self.left = at, wrong, after
-        self.what = {"ValueError": ValueError("of the\\nplugin"), "exit": SystemExit(0), "key": KeyError("k")}[what]
+        self.what = {"ValueError": ValueError("of the\\nplugin"), "exit": SystemExit(0), "key": KeyError("k"),
+                     "rude": Rude()}[what]
         super().__init__()
 
     def gives(self, name, otherwise):
@@ -136,6 +140,7 @@ BEFORE = [  # nothing has been trained: nothing is left
     ("objective", "at=remarks wrong=none", "remarks returns None; a list of lines is needed"),
     ("dataset", "at=load", "failed in load: ValueError: of the plugin"),
     ("dataset", "at=load what=exit", "failed in load: SystemExit: 0"),
+    ("dataset", "at=load what=rude", "failed in load: Rude;"),
     ("dataset", "at=load wrong=tuple", "load returns a tuple, not a Dataset"),
     ("dataset", "at=load wrong=none", "load returns a NoneType, not a Dataset"),
     ("dataset", "at=info wrong=set", "whose info is no table of texts and numbers but {'facts': {1, 2}}"),
