@@ -6,14 +6,16 @@ import contextlib
 import functools
 import importlib
 import inspect
+import re
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aevb_engine import blame
+from aevb_engine.convert import convert, typed
 from aevb_engine.errors import AevbError, BackendError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ GROUPS: dict[Kind, str] = {
     "dataset": "aevb_engine.datasets",
     "objective": "aevb_engine.objectives",
 }
+SIMPLE = re.compile(r"[\w.]+:[\w.]+")  # an entry point that says nothing but what to import
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def plugins(kind: Kind) -> list[Plugin]:
 
 
 def _target(kind: Kind, name: str) -> str | None:
-    """Where a name points to, read from the installed distributions' lists; None where that is not one place.
+    """Where a name points to, read from the installed distributions' lists; None where that is not one simple place.
 
     What ``importlib.metadata`` would find, without importing it: that takes as long as many a training step.
     """
@@ -75,15 +78,16 @@ def _target(kind: Kind, name: str) -> str | None:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 text = (folder / "entry_points.txt").read_text(encoding="utf-8")
                 targets |= _listed(text, GROUPS[kind], name)
-    return targets.pop() if len(targets) == 1 else None
+    target = targets.pop() if len(targets) == 1 else ""
+    return target if SIMPLE.fullmatch(target) else None
 
 
 def _listed(text: str, group: str, name: str) -> set[str]:
     """The targets of ``name`` in one list of entry points."""
     section, found = "", set()
     for line in map(str.strip, text.splitlines()):
-        if line.startswith("["):
-            section = line.strip("[]").strip()
+        if line.startswith("[") and line.endswith("]"):
+            section = line.strip("[]")
         elif section == group and line.partition("=")[0].strip() == name:
             found.add(line.partition("=")[2].strip())
     return found
@@ -97,22 +101,27 @@ def _follow(target: str) -> Any:
 
 def load(kind: Kind, name: str) -> Callable[..., Any]:
     """The factory registered under ``name``: a class or function whose keyword parameters are its options."""
-    target = _target(kind, name) or _search(kind, name)
+    return _load(kind, name)[1]
+
+
+def _load(kind: Kind, name: str) -> tuple[blame.Origin, Callable[..., Any]]:
+    target = _target(kind, name)
+    point = None if target is not None else _search(kind, name)  # extras, spaces, two of a name, or none
+    if point is not None:
+        target = point.value
+    origin = blame.Origin(kind, name, target or "")
     try:
-        factory = _follow(target)
+        factory = _follow(str(target)) if point is None else point.load()
     except AevbError:
         raise
     except (Exception, SystemExit) as error:  # a plugin may fail in any way; the user needs its name, no traceback
-        raise BackendError(
-            f"{kind} plugin '{name}' ({target}) cannot be imported: {type(error).__name__}: {error}; "
-            "reinstall or uninstall it"
-        ) from error
+        raise BackendError(f"{origin} cannot be imported: {blame.said(error)}; reinstall or uninstall it") from error
     if not callable(factory):
-        raise BackendError(f"{kind} plugin '{name}' ({target}) is not callable; it must be a class")
-    return typing.cast(Callable[..., Any], factory)
+        raise BackendError(f"{origin} is not callable; it must be a class")
+    return origin, typing.cast(Callable[..., Any], factory)
 
 
-def _search(kind: Kind, name: str) -> str:
+def _search(kind: Kind, name: str) -> EntryPoint:
     """The same with care: whatever kind of place a distribution lies in, and what to say of none or two."""
     points = _points(kind)
     named = [p for p in points if p.name == name]
@@ -122,68 +131,67 @@ def _search(kind: Kind, name: str) -> str:
         raise BackendError(
             f"two {kind} plugins are called '{name}': {named[0].value} and {named[1].value}; uninstall one of them"
         )
-    return named[0].value
+    if named[0].pattern.match(named[0].value) is None:
+        origin = blame.Origin(kind, name, named[0].value)
+        raise BackendError(f"{origin} cannot be imported: its entry point is not module:name; uninstall it")
+    return named[0]
 
 
 def options(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a factory: its keyword-only parameters, with evaluated annotations."""
+    """The options of a factory: its parameters that can be given by name, each with the type that it is read as."""
     if isinstance(factory, type) and not {"__init__", "__new__"} & {n for c in factory.__mro__[:-1] for n in vars(c)}:
         return {}  # reading the signature of object would take as long as some steps
-    signature = inspect.signature(factory, eval_str=True)
-    return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # a function of C's
+        return {}
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return typed(factory, {n: p for n, p in signature.parameters.items() if p.kind in by_name})
 
 
 def create(kind: Kind, name: str, given: Mapping[str, object] | None = None, base: type = object) -> Any:
     """Build the plugin ``name`` with options given as text (command line) or values (Python, TOML).
 
-    UsageError where it does not make a ``base``.
+    BackendError where it cannot be made, is no ``base``, or declares something wrong; UsageError for its options.
     """
-    factory = load(kind, name)
+    origin, factory = _load(kind, name)
     known = options(factory)
     converted: dict[str, object] = {}
     for key, value in (given or {}).items():
         if key not in known:
             raise UsageError(f"{kind} '{name}' has no option '{key}': {suggest(key, known)}")
         converted[key] = convert(f"{kind}.{key}", value, known[key].annotation)
+    for key, option in known.items():
+        if option.default is option.empty and key not in converted:
+            raise UsageError(
+                f"{kind} '{name}' needs the option {key}: -o {kind}.{key}=VALUE",
+                python=f"{kind} '{name}' needs the option {key}: give it in {kind}_options, or by name to dataset()"
+                if kind == "dataset" else f"{kind} '{name}' needs the option {key}: {kind}_options={{'{key}': ...}}",
+            )  # fmt: skip
     try:
         made = factory(**converted)
     except AevbError:
         raise
-    except Exception as error:  # a plugin may fail in any way; the user needs its name, no traceback
-        raise BackendError(
-            f"{kind} plugin '{name}' cannot be made: {type(error).__name__}: {error}; reinstall or uninstall it"
-        ) from error
+    except (Exception, SystemExit) as error:  # as above
+        line = f"{origin} cannot be made: {blame.said(error)}; correct the plugin, or use another"
+        raise BackendError(line) from error
+    blame.remember(made, origin)
     if not isinstance(made, base):
         article = "an" if base.__name__[0] in "AEIOU" else "a"
-        raise UsageError(f"{kind} plugin '{name}' makes a {type(made).__name__}, not {article} {base.__name__}")
+        raise BackendError(
+            f"{origin} makes a {type(made).__name__}, not {article} {base.__name__}; correct its entry point, or "
+            "uninstall it"
+        )
+    declared(made, base)
     return made
 
 
-def convert(label: str, value: object, annotation: Any) -> object:
-    """``value`` as ``annotation`` asks (bool, int, float, str, Literal, a union with None), or a UsageError."""
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()  # a number of NumPy's
-    origin = typing.get_origin(annotation)
-    if origin is Literal:
-        allowed = typing.get_args(annotation)
-        if value not in allowed:
-            raise UsageError(f"{label}={value}: {suggest(str(value), map(str, allowed))}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        parts = typing.get_args(annotation)
-        if type(None) in parts and (value is None or value == "none"):
-            return None
-        return convert(label, value, next(p for p in parts if p is not type(None)))
-    if annotation is bool and isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if annotation in (int, float) and not isinstance(value, bool) and isinstance(value, (str, int, float)):
-        try:
-            number = annotation(value)
-        except (ValueError, OverflowError):
-            number = None
-        if number is not None and number == number and (isinstance(value, str) or number == value):
-            return number
-    elif annotation in (bool, str) and isinstance(value, annotation):
-        return value
-    wanted = getattr(annotation, "__name__", str(annotation))
-    raise UsageError(f"{label}={value}: a value of type {wanted} is needed")
+def declared(made: Any, base: type) -> None:
+    """BackendError where a plugin's attributes are not what its base class says of them (``base.check_declared``)."""
+    check = getattr(base, "check_declared", None)
+    if check is None:
+        return
+    try:
+        check(made)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise blame.fault(made, str(error)) from error

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine import registry
+from aevb_engine import blame, registry
 from aevb_engine.backend.choose import choose
 from aevb_engine.data.dataset import DataRequest, Dataset
 from aevb_engine.data.given import Given
+from aevb_engine.data.load import load as load_data
 from aevb_engine.errors import DataError, FileFormatError, ResultWarning, UsageError, suggest
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
@@ -42,6 +43,7 @@ from aevb_engine.model.start import columns_read
 from aevb_engine.model.units import FAR, Units
 from aevb_engine.objectives import held_out as judge_of
 from aevb_engine.objectives import objective as chosen_objective
+from aevb_engine.objectives import remarks as remarks_of
 from aevb_engine.objectives.base import Objective
 from aevb_engine.training.loop import Progress, fit, window
 from aevb_engine.training.optimizer import Optimizer
@@ -241,7 +243,9 @@ class VAE:
                     course.close()
                 if best is not None and best.step is not None:
                     trainer.restore(best.step, best.arrays)
-        self.remarks = self._remarks(trainer, dataset, judged_by, scale) if count >= LEAST_STEPS else []
+        self.remarks = [in_python(line) for line in remarks_of(self._objective, config.batch_size, trainer.count)]
+        if count >= LEAST_STEPS:
+            self.remarks += self._remarks(trainer, dataset, judged_by, scale)
         for line in self.remarks:
             warn(line, ResultWarning)
         return self
@@ -401,8 +405,7 @@ class VAE:
                 scale=config.scale,
                 binary_support=self._likelihood.support.kind == "binary",
             )
-            loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
-            return loaded
+            return load_data(registry.create("dataset", data, config.dataset_options), request)
         found = as_array(data, "the data")
         rows, shape, scale = as_rows(data if found.ndim == 0 else found), found.shape, 1.0
         if self._model is not None:
@@ -729,6 +732,8 @@ def _likelihood(decoder: str | Likelihood, options: Mapping[str, Any]) -> Likeli
         raise UsageError(f"decoder={decoder}: a name or an object of a Likelihood is needed, not {kind}")
     if options:
         raise UsageError("decoder_options: the decoder is an object; give the options to its class")
+    blame.remember(decoder, blame.Origin("decoder", type(decoder).__name__))
+    registry.declared(decoder, Likelihood)
     return copy.deepcopy(decoder)
 
 

@@ -16,6 +16,8 @@ PACKAGES = {"aevb_engine": ROOT, "aevb_cli": ROOT / "cli", "aevb_plugins": ROOT 
 LAYERS = [
     "errors",
     "install",
+    "blame",
+    "convert",
     "registry",
     "jit",
     "kernel",

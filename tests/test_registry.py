@@ -84,3 +84,36 @@ def test_nothing_slow_is_imported() -> None:
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "'importlib.metadata'" not in modules
     assert "'aevb_plugins.optimizers.adam'" in modules
+
+
+@pytest.mark.parametrize(
+    "target", ["odd_plugin:Odd", "odd_plugin:Odd [more]", "odd_plugin : Odd", "odd_plugin:Odd.Inner [more, others]"]
+)
+def test_every_valid_entry_point(site: Callable[..., Path], target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = site("valid")
+    distribution(folder, "odd", "1", f"[aevb_engine.optimizers]\nodd = {target}\n")
+    (folder / "odd_plugin.py").write_text("class Odd:\n    class Inner: ...\n")
+    monkeypatch.delitem(sys.modules, "odd_plugin", raising=False)
+    (point,) = entry_points(group="aevb_engine.optimizers", name="odd")
+    assert registry.load("optimizer", "odd") is point.load()
+    assert "odd" in [p.name for p in registry.plugins("optimizer")]
+
+
+@pytest.mark.parametrize("target", ["no module", "odd:", "a-b:c", ":x"])
+def test_an_entry_point_that_says_nothing(site: Callable[..., Path], target: str) -> None:
+    distribution(site("malformed"), "odd", "1", f"[aevb_engine.optimizers]\nodd = {target}\n")
+    with pytest.raises(BackendError, match=r"optimizer plugin 'odd' .*cannot be imported"):
+        registry.load("optimizer", "odd")
+
+
+def test_what_is_left_out_and_what_is_of_no_use(site: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = site("asks")
+    distribution(folder, "odd", "1", "[aevb_engine.optimizers]\nasks = odd_plugin:Asks\nplain = odd_plugin:Plain\n")
+    (folder / "odd_plugin.py").write_text("class Asks:\n    def __init__(self, *, k: int): ...\nclass Plain: ...\n")
+    monkeypatch.delitem(sys.modules, "odd_plugin", raising=False)
+    with pytest.raises(UsageError, match=r"optimizer 'asks' needs the option k: -o optimizer\.k=VALUE") as caught:
+        registry.create("optimizer", "asks")
+    assert "optimizer_options={'k': ...}" in str(caught.value.python)
+    assert type(registry.create("optimizer", "asks", {"k": "3"})).__name__ == "Asks"
+    with pytest.raises(BackendError, match="makes a Plain, not a float"):  # the plugin's fault, not the user's
+        registry.create("optimizer", "plain", base=float)

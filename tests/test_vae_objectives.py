@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import aevb_engine as aevb
-from aevb_engine.errors import UsageError
+from aevb_engine.errors import ResultWarning, UsageError
 
 
 def rows(count: int = 60) -> np.ndarray:
@@ -83,3 +83,14 @@ def test_chains_go_on_with_the_same_data_and_start_anew_with_others(tmp_path: Pa
     model.save(tmp_path / "m.h5")
     loaded = aevb.load(tmp_path / "m.h5")
     np.testing.assert_array_equal(loaded.sample(3), model.sample(3))
+
+
+def test_what_an_objective_says_of_itself_is_said() -> None:
+    """As ``run`` says it: that of mcem holds however short the fit."""
+    x = np.random.default_rng(0).integers(0, 2, (40, 5))
+    model = aevb.VAE(hidden=4, objective="mcem", batch_size=10)
+    with pytest.warns(ResultWarning, match="the objective mcem is not a bound"):
+        model.fit(x, steps=10)
+    assert len(model.remarks) == 2
+    assert "Monte Carlo EM on minibatches (10 of 40 data points) is an extension" in model.remarks[1]
+    assert aevb.VAE(hidden=4, batch_size=10).fit(x, steps=10).remarks == []

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aevb_engine import blame
 from aevb_engine.backend.base import Call, Phases
 from aevb_engine.backend.choice import wanted
 from aevb_engine.backend.shared import fork_worker, shared_zeros
@@ -186,6 +187,7 @@ class Crew:
         except SystemExit:
             self._counts[here] = LEFT
         except BaseException as error:
+            error = blame.of(error) or error  # its traceback does not travel
             with os.fdopen(answers, "wb") as file:
                 file.write(_pickled(error))
             self._counts[here] = FAILED

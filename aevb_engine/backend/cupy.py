@@ -182,13 +182,17 @@ def open_cupy() -> Any:
         if error.name != "cupy":
             raise BackendError(f"backend gpu: CuPy cannot be imported ({error}); reinstall it: {mend()}") from error
         raise BackendError(f"backend gpu: CuPy is not installed; {mend()}, or use --backend cpu") from error
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # of CuPy, of a library below it
         raise BackendError(f"backend gpu: CuPy cannot be imported ({_line(error)}); reinstall it: {mend()}") from error
-    runtime = cupy.cuda.runtime
+    try:
+        runtime = cupy.cuda.runtime
+        known = runtime.CUDARuntimeError
+    except AttributeError as error:  # a folder of that name, another version
+        raise BackendError(f"backend gpu: cupy is no CuPy ({_line(error)}); reinstall it: {mend()}") from error
     try:
         driver = runtime.driverGetVersion()
         count = runtime.getDeviceCount() if driver else 0
-    except runtime.CUDARuntimeError as error:
+    except known as error:
         driver, count = 0, 0
         if "no CUDA-capable device" in str(error):
             driver = 1

@@ -13,7 +13,7 @@ import platform
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -83,7 +83,8 @@ class NumpyBackend:
         if jit.available():
             from aevb_engine.compiled.lower import lower  # imports numba
 
-            operations = lower(operations, read)
+            with suppress(jit.NotCompiled):  # then they stay as they are
+                operations = lower(operations, read)
         return [bind(operation, rows) for operation in operations]
 
     def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows, read: Sequence[Buffer] = ()) -> Replay:

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from aevb_engine.blame import fault
 from aevb_engine.compiled.elementary import elementary
-from aevb_engine.jit import compiled, inlined
+from aevb_engine.jit import compiled, compiles, inlined
 
 SUMS = frozenset({"reassoc", "contract"})  # a sum in any order is what makes it a vector's; NaN and infinity stay
 
 
 def loop(likelihood: Any, gradient: bool) -> Callable[..., None] | None:
-    """``loop(x, logp, [head, bias, scale, dhead] a head)``; None where the likelihood has no scalar text for it.
+    """``loop(x, logp, [head, bias, scale, dhead] a head)``; None where the likelihood has no scalar text for it, or
+    one that numba refuses.
 
     A head arrives as scale * (head + bias), head (B, L, D) or (1, 1, D), bias (D,); x (B, 1, D), logp (B, L).
     """
@@ -25,7 +27,12 @@ def loop(likelihood: Any, gradient: bool) -> Callable[..., None] | None:
     scalar = likelihood.scalar(elementary().exp, elementary().log1p)
     if scalar is None:
         return None
-    return _loop(scalar, len(heads), gradient)  # type: ignore[no-any-return]
+    if not hasattr(scalar, "__code__"):
+        raise fault(getattr(likelihood, "inner", likelihood), f"scalar returns {scalar!r}; a function is needed")
+    found: Callable[..., None] = _loop(scalar, len(heads), gradient)
+    cube, row = np.zeros((1, 1, 1), np.float32), np.zeros(1, np.float32)
+    given = [cube, np.zeros((1, 1), np.float32), *([cube, row, np.float32(1), cube] * len(heads))]
+    return found if compiles(found, *given, of=getattr(likelihood, "inner", likelihood)) else None
 
 
 @cache

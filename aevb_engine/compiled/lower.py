@@ -21,6 +21,7 @@ import numpy as np
 
 from aevb_engine import rewrite
 from aevb_engine.compiled import batch, hidden, latent, likelihood
+from aevb_engine.jit import NotCompiled, compiles
 from aevb_engine.kernels.affine import product
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.rewrite import begins
@@ -44,8 +45,13 @@ def _product(x: Buffer, weight: Buffer, y: Buffer) -> Operation:
 def _loop(
     name: str, function: Any, *given: Any, writes: tuple[Any, ...] = (), changes: tuple[Any, ...] = ()
 ) -> Operation:
-    """``function`` on buffers and numbers in its order; those it ``writes`` are not read, those it ``changes`` are."""
+    """``function`` on buffers and numbers in its order; those it ``writes`` are not read, those it ``changes`` are.
+
+    NotCompiled where it cannot be.
+    """
     given = tuple(np.float32(a) if isinstance(a, float) else a for a in given)
+    if not compiles(function, *(a.view(Rows(0, 1)) if isinstance(a, Buffer) else a for a in given)):
+        raise NotCompiled(name)
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         views = tuple(a.view(rows) if isinstance(a, Buffer) else a for a in given)

@@ -56,16 +56,20 @@ def sound(dataset: Dataset) -> Dataset:
     return changed
 
 
+class NoSuchType(DataError):
+    """A fact that is of another kind than declared, or fails: the mistake of who wrote the data set, not its rows'."""
+
+
 class _Facts:
     """The facts of one data set, each looked at by itself."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def wrong(self, what: str, value: object, needed: str) -> NoReturn:
+    def wrong(self, what: str, value: object, needed: str, error: type[DataError] = DataError) -> NoReturn:
         text = " ".join(repr(value).split())
         text = text if len(text) <= 80 else f"{text[:77]}..."
-        raise DataError(f"the data set '{self.dataset.name}': {what}={text}; {needed}")
+        raise error(f"the data set '{self.dataset.name}': {what}={text}; {needed}")
 
     def rows(self) -> None:
         """Two tables of numbers with as many columns."""
@@ -75,7 +79,7 @@ class _Facts:
                 continue
             what = f"the {part} data of '{data.name}'"
             if not isinstance(rows, np.ndarray):
-                raise DataError(f"{what} are a {type(rows).__name__}; a NumPy array (N, D) of numbers is needed")
+                raise NoSuchType(f"{what} are a {type(rows).__name__}; a NumPy array (N, D) of numbers is needed")
             if rows.ndim != 2 or rows.dtype.kind not in "fiub":
                 raise DataError(f"{what} has shape {rows.shape} and type {rows.dtype}; numbers (N, D) are needed")
             if rows.size == 0:
@@ -153,13 +157,13 @@ class _Facts:
         """Text and finite numbers, which JSON can hold."""
         given = self.dataset.info
         if not isinstance(given, Mapping):
-            self.wrong("info", given, "names with text or numbers are needed")
+            self.wrong("info", given, "names with text or numbers are needed", NoSuchType)
         found = {}
         for name, value in given.items():
             plain = value.item() if isinstance(value, np.generic) else value
             fits = plain is None or isinstance(plain, (str, bool, int)) or _finite(plain)
             if not isinstance(name, str) or not fits:
-                self.wrong(f"info[{name!r}]", value, "text or a finite number is needed")
+                self.wrong(f"info[{name!r}]", value, "text or a finite number is needed", NoSuchType)
             found[name] = plain
         return found
 
@@ -170,14 +174,14 @@ def _asked(dataset: Dataset) -> Callable[[Array], Array] | None:
     if given is None:
         return None
     if not callable(given):
-        raise DataError(f"the data set '{name}': true_log_prob is a {type(given).__name__}; a function is needed")
+        raise NoSuchType(f"the data set '{name}': true_log_prob is a {type(given).__name__}; a function is needed")
 
     def true_log_prob(x: Array) -> Array:
         try:
             values = np.asarray(given(x), np.float64)
         except Exception as error:
             words = " ".join(str(error).split())[:200] or "no words"
-            raise DataError(f"the data set '{name}': true_log_prob raised {type(error).__name__}: {words}") from error
+            raise NoSuchType(f"the data set '{name}': true_log_prob raised {type(error).__name__}: {words}") from error
         if values.shape != (len(x),) or not np.isfinite(values).all():
             found = f"shape {values.shape}" if values.shape != (len(x),) else "values that are not finite"
             raise DataError(

@@ -12,7 +12,7 @@ from aevb_engine.evaluation.blocks import bind, block, chunk
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
-from aevb_engine.objectives import objective
+from aevb_engine.objectives import built, objective
 from aevb_engine.objectives.base import Objective
 from aevb_engine.objectives.program import Pass
 from aevb_engine.operation import Rows
@@ -47,7 +47,7 @@ class Evaluator:
         self.clock = Clock(ws, 1, 0)
         one_pass = Pass(model, ws, gradient=False)
         one_pass.noise = [draw_noise(self.clock, one_pass.eps, seed, "eval", ahead=False)]
-        program = objective(objective_name).build(one_pass)
+        program = built(objective(objective_name), one_pass)
         rows = [
             *read_batch(ws, self.clock, one_pass.x, data, seed),
             *program.rows,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from aevb_engine.convert import convert, plain
 from aevb_engine.errors import DataError, UsageError, suggest
-from aevb_engine.registry import convert
 
 LARGEST = 10**9  # of a size; beyond it NumPy has no name for the array
 MOST_THREADS = 4096
@@ -112,15 +112,18 @@ class RunConfig:
         return config if there else replace(config, data_dir=None)
 
 
-def checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values by field name and in the field's type; dashes in keys are underscores."""
+def checked(values: Mapping[str, Any], where: str, beside: Iterable[str] = ()) -> dict[str, Any]:
+    """The values by field name and in the field's type; dashes in keys are underscores.
+
+    ``beside``: other names that an unknown key may have meant.
+    """
     hints = typing.get_type_hints(RunConfig)
     names = {f.name for f in fields(RunConfig)}
     result: dict[str, Any] = {}
     for raw, value in values.items():
         key = str(raw).replace("-", "_")
         if key not in names:
-            raise DataError(f"{where}: unknown key '{raw}': {suggest(key, names)}")
+            raise DataError(f"{where}: unknown key '{raw}': {suggest(key, {*names, *beside})}")
         if key in result:
             raise DataError(f"{where}: '{raw}' is given twice, with - and with _; leave one out")
         try:
@@ -136,7 +139,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     if key.endswith("_options"):
         if not isinstance(value, Mapping):
             raise UsageError(f"{key}={value}: a table of options is needed")
-        return {str(k).replace("-", "_"): v for k, v in value.items()}
+        return {str(k).replace("-", "_"): plain(v) for k, v in value.items()}
     return convert(key, value, hint)
 
 

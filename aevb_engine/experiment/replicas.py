@@ -202,7 +202,8 @@ class _Group:
                     recorder.save(is_best=False)
             del self.live[recorder]
             number, _ = self.recorders[recorder]
-            self.results.append((number, recorder, run.conclude(recorder, ended)))
+            with run.failures(recorder):
+                self.results.append((number, recorder, run.conclude(recorder, ended)))
         except Diverged as error:
             del self.live[recorder]
             number, label = self.recorders[recorder]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from aevb_engine.blame import blamed, said
 from aevb_engine.errors import AevbError, FileFormatError, Stopped, StorageError, UsageError
 from aevb_engine.evaluation.bound import draw_error, summary
 from aevb_engine.evaluation.estimate import standard_error
@@ -82,8 +83,10 @@ def begun(
 ) -> Iterator[Recorder]:
     """A new run folder, locked, with its record and log; what listens to the training."""
     name = f"{session.config.dataset}-{session.config.decoder}"
+    place = Path(root) if output is None else Path(output)
+    there = {parent for parent in (place, *place.parents) if parent.exists()}
     folder = RunFolder.create(name, output, root)
-    with _undone_on_failure(folder), folder.lock():
+    with _undone_on_failure(folder, there), folder.lock():
         folder.update(
             status="running",
             config=session.config.as_dict(),
@@ -234,14 +237,28 @@ def _whole(folder: RunFolder, record: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _undone_on_failure(folder: RunFolder) -> Iterator[None]:
-    """A run that cannot even begin its metrics (a full disk, say) leaves no folder behind."""
+def _undone_on_failure(folder: RunFolder, there: set[Path]) -> Iterator[None]:
+    """A run that fails before anything is trained (a full disk, a broken plugin) leaves only the folders of before."""
     try:
-        yield
-    except AevbError:
-        if not folder.metrics_path.exists():
+        with blamed():
+            yield
+    except Exception:
+        if not folder.metrics_path.exists() or _untrained(folder):
             shutil.rmtree(folder.path, ignore_errors=True)
+            for parent in folder.path.parents:
+                with contextlib.suppress(OSError):
+                    if parent not in there:
+                        parent.rmdir()  # where it is empty
         raise
+
+
+def _untrained(folder: RunFolder) -> bool:
+    """Whether a run has failed with nothing to keep: no step done, no checkpoint."""
+    try:
+        record = folder.read_record()
+        return record.get("status") == "failed" and not record.get("step") and not any(folder.checkpoints.iterdir())
+    except (AevbError, OSError):
+        return False
 
 
 def _lattice(session: Session) -> bool:
@@ -269,7 +286,7 @@ def train(recorder: Recorder) -> dict[str, Any]:
         with failures(recorder):
             ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
             recorder.save(is_best=False)
-        return conclude(recorder, ended)
+            return conclude(recorder, ended)
     finally:
         recorder.session.backend.close()
 
@@ -299,16 +316,21 @@ def failures(recorder: Recorder) -> Iterator[None]:
     """The run's record, and the state before a step that diverges, where the training fails."""
     folder, trainer = recorder.folder, recorder.session.trainer
     try:
-        yield
+        with blamed():
+            yield
+    except Stopped:
+        raise
     except Diverged as error:
         recorder.save(is_best=False)
         recorder.log.close()
         folder.update(status="diverged", error=str(error), step=trainer.step)
         raise
-    except AevbError as error:
+    except Exception as error:
         with contextlib.suppress(StorageError):  # which may be what has failed
             recorder.log.close()
-        folder.update(status="failed", error=str(error), step=trainer.step)
+        line = str(error) if isinstance(error, AevbError) else said(error)
+        seen = recorder.progress.tail[-1:, 0]  # the trainer may have gone back to a copy of before
+        folder.update(status="failed", error=line, step=int(max([trainer.step, *seen])))
         raise
 
 

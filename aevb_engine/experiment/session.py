@@ -18,6 +18,7 @@ from aevb_engine.backend.choose import choose
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
 from aevb_engine.data.facts import sound
+from aevb_engine.data.load import load
 from aevb_engine.errors import DataError, UsageError
 from aevb_engine.evaluation.bound import Evaluator
 from aevb_engine.experiment.assemble import Facts, facts_of, initialize
@@ -25,7 +26,7 @@ from aevb_engine.experiment.config import RunConfig
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
 from aevb_engine.objectives import held_out as judge
-from aevb_engine.objectives import objective
+from aevb_engine.objectives import objective, remarks
 from aevb_engine.objectives.base import Objective
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import permutation, split
@@ -112,7 +113,8 @@ def prepare(
     if config.until_converged and config.validation == 0:
         config = replace(config, validation=CONVERGENCE_VALIDATION)
         warnings.append(f"--until-converged holds out {CONVERGENCE_VALIDATION:.0%} of the training rows for validation")
-    dataset = source.load(
+    dataset = load(
+        source,
         DataRequest(
             seed=config.seed,
             data_dir=Path(config.data_dir) if config.data_dir else None,
@@ -121,7 +123,7 @@ def prepare(
             scale=config.scale,
             binary_support=likelihood.support.kind == "binary",
             progress=progress,
-        )
+        ),
     )
     if change is not None:
         dataset = change(dataset)
@@ -181,7 +183,7 @@ def prepare(
     if by is not None and validation is not None:
         rows = resident(model, validation, dataset.scale)
         held_out = Evaluator(model, rows, objective_name=by, seed=config.seed, threads=threads)
-    warnings += chosen.remarks(config.batch_size, trainer.count)
+    warnings += remarks(chosen, config.batch_size, trainer.count)
     test_k = None
     if config.objective == "iwae":
         test_k = Evaluator(

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from aevb_engine import registry
+from aevb_engine.convert import convert
 from aevb_engine.errors import DataError, UsageError, suggest
 from aevb_engine.experiment.config import RunConfig, checked
 from aevb_engine.training.schedule import CONSTANT, parse_schedule
@@ -105,7 +106,9 @@ def _with(config: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig, dict[
     for key in of_plugins:
         kind, _, name = key.partition(".")
         option = registry.options(registry.load(kind, names[kind]))[name]  # type: ignore[arg-type,index]
-        varied[key] = registry.convert(key, texts[key], option.annotation)
+        value = convert(key, texts[key], option.annotation)
+        plain = isinstance(value, bool | int | float | str | None)
+        varied[key] = value if plain else texts[key]  # a path, a list: as written
     return chosen, varied
 
 

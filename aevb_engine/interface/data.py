@@ -12,6 +12,7 @@ import numpy.typing as npt
 from aevb_engine import registry
 from aevb_engine.data.binarize import binarize_draw, binarize_threshold
 from aevb_engine.data.dataset import Binarize, DataRequest, Dataset, Scale
+from aevb_engine.data.load import load
 from aevb_engine.errors import DataError, UsageError, suggest
 from aevb_engine.interface.arguments import flag, path_of, seed_of
 from aevb_engine.interface.rows import as_array, as_rows
@@ -54,7 +55,7 @@ def dataset(
         scale=scale,
         binary_support=binarize is None and scale is None and decoder.support.kind == "binary",
     )
-    found: Dataset = source.load(request)
+    found = load(source, request)
     if found.scale == 1.0:
         return found
     factor = np.float32(found.scale)

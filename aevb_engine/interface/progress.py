@@ -34,7 +34,8 @@ def choose(progress: bool | None) -> Silent:
     if notebook():
         return Bar() if find_spec("ipywidgets") else Line()  # without them rich warns and shows nothing
     if terminal and not dumb:
-        return Bar()
+        with contextlib.suppress(ImportError):  # without rich in plain lines
+            return Bar()
     return Lines() if progress or terminal else Silent()
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from aevb_engine.blame import blamed
 from aevb_engine.errors import AevbError
 from aevb_engine.experiment.config import RunConfig
 
@@ -71,7 +72,8 @@ def spoken(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            with blamed():
+                return function(*args, **kwargs)
         except AevbError as error:
             error.args = (in_python(error.python or str(error)), *error.args[1:])
             raise

@@ -48,6 +48,7 @@ class Noise:
             self._loop_key = tuple(np.uint64(w) for w in (self.stream, *key(seed)))
             one = np.empty(1, np.float32)
             self._bits = (one, one.view(np.int32))
+            self._compiled: dict[Any, bool] = {}  # by the type of what is filled
         self._counter = tuple(xp.empty(CHUNK, dtype=xp.uint64) for _ in range(4))
 
     def words(self, step: int, row: int, out: Any) -> None:
@@ -64,9 +65,14 @@ class Noise:
     def normal(self, step: int, row: int, out: Any) -> None:
         """Standard normal numbers into ``out`` (steps, rows, columns)."""
         if self._loop is not None:
-            self._loop(step, row, *self._loop_key, self._bits, out)
-        else:
-            self._fill(step, row, out, self._normal)
+            given = (step, row, *self._loop_key, self._bits, out)
+            kind = out.dtype, out.flags.c_contiguous
+            if kind not in self._compiled:
+                self._compiled[kind] = jit.compiles(self._loop, *given)
+            if self._compiled[kind]:
+                self._loop(*given)
+                return
+        self._fill(step, row, out, self._normal)
 
     def _fill(self, step: int, row: int, out: Any, transform: Any) -> None:
         xp = self.xp

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -100,6 +101,18 @@ class Likelihood(ABC):
     scratch: int = 1  # arrays of shape (B, L, D) that log_prob and log_prob_backward may overwrite
     cuda: str | None = None
     units: Units | None = None  # by which the model reads the data (``Standardized``)
+
+    def check_declared(self) -> None:
+        """TypeError or ValueError where an attribute is not what is said of it here."""
+        if not isinstance(self.heads, (tuple, list)) or not all(isinstance(h, Head) for h in self.heads):
+            raise TypeError(f"heads is {self.heads!r}; a tuple of Head is needed")
+        names = [h.name for h in self.heads]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"heads are {names}; one or more, each with a name of its own, are needed")
+        if not isinstance(self.support, Support):
+            raise TypeError(f"support is {self.support!r}; a Support is needed")
+        if not isinstance(self.scratch, Integral) or self.scratch < 0:
+            raise ValueError(f"scratch is {self.scratch!r}; a number of arrays is needed")
 
     @property
     def any_unit(self) -> bool:

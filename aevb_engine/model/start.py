@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.errors import BackendError
+from aevb_engine.blame import fault
+from aevb_engine.errors import suggest
 from aevb_engine.model.columns import ENOUGH, Columns
 from aevb_engine.model.likelihood import Head, Likelihood
 from aevb_engine.model.model import Model
@@ -41,18 +42,26 @@ def head_values(likelihood: Likelihood, columns: Columns) -> dict[Head, Array]:
 
     BackendError where the plugin's own values have another shape or are not finite.
     """
-    own = likelihood.start(columns)
+    own, plugin = likelihood.start(columns), getattr(likelihood, "inner", likelihood)  # of a standardized one
     if own is None:
         return fitted(likelihood, columns.sample)
+    if not isinstance(own, Mapping):
+        raise fault(plugin, f"start returns a {type(own).__name__}; values by the name of the head are needed")
+    known = {head.name for head in likelihood.heads}
+    for name in own:
+        if name not in known:
+            raise fault(plugin, f"start: there is no head '{name}': {suggest(str(name), known)}")
     found = {}
     for head in likelihood.heads:
         shape = _shape(head, len(columns.mean))
-        values = np.asarray(own.get(head.name, 0.0), np.float64)
-        kind = type(likelihood).__name__
+        try:
+            values = np.asarray(own.get(head.name, 0.0), np.float64)
+        except (TypeError, ValueError):
+            raise fault(plugin, f"start: head {head.name} is no array of numbers") from None
         if values.ndim and values.shape != shape:
-            raise BackendError(f"{kind}.start: head {head.name} has shape {values.shape}; {shape} is needed")
+            raise fault(plugin, f"start: head {head.name} has shape {values.shape}; {shape} is needed")
         if not np.isfinite(values).all():
-            raise BackendError(f"{kind}.start: head {head.name} is not finite; clip what has no limit")
+            raise fault(plugin, f"start: head {head.name} is not finite; clip what has no limit")
         found[head] = np.broadcast_to(values, shape)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import ClassVar
 
 from aevb_engine.objectives.program import Pass, Program
@@ -25,6 +26,14 @@ class Objective(ABC):
     encodes_data_only: ClassVar[bool] = False  # the encoder reads ``p.encoder_input`` and nothing else
     updates: int = 1  # consecutive steps (weight updates) on one batch
     warmup: int = 0  # steps in which the objective still changes: convergence is not judged in them
+
+    def check_declared(self) -> None:
+        """TypeError or ValueError where an attribute is not what is said of it here."""
+        if not isinstance(self.columns, (tuple, list)) or not set(self.columns) <= set(COLUMNS):
+            raise ValueError(f"columns is {self.columns!r}; some of {', '.join(COLUMNS)} are needed")
+        for name, value, least in (("updates", self.updates, 1), ("warmup", self.warmup, 0)):
+            if not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name} is {value!r}; a number of steps, at least {least}, is needed")
 
     def coefficients(self, step: int) -> tuple[float, ...]:
         """The numbers of one step; ``step`` counts from 1. Always as many."""

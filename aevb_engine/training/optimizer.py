@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 
@@ -23,6 +25,19 @@ class Optimizer(ABC):
     # The same on numbers, for a compiled loop: scalar(grad, coef, theta, *state) gives (theta, *state); optional.
     scalar: Callable[..., Any] | None = None
     cuda: str | None = None  # elementwise text of ``update``: names grad, theta, the state, and coef[i]
+
+    def check_declared(self) -> None:
+        """TypeError or ValueError where an attribute is not what is said of it here."""
+        names = self.state
+        if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
+            raise TypeError(f"state is {names!r}; a tuple of names is needed")
+        if len(set(names)) < len(names):
+            raise ValueError(f"state is {names!r}; each name may be there once")
+        if not isinstance(self.scratch, Integral) or self.scratch < 0:
+            raise ValueError(f"scratch is {self.scratch!r}; a number of arrays is needed")
+        for name, rate in (("default_lr", self.default_lr), ("peak_lr", self.peak_lr or self.default_lr)):
+            if not isinstance(rate, Real) or not 0 < rate < math.inf:
+                raise ValueError(f"{name} is {rate!r}; a positive number is needed")
 
     @abstractmethod
     def coefficients(self, step: int, lr: float) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from aevb_engine import jit
 from aevb_engine.backend.base import Backend, Call, Plan, Replay
+from aevb_engine.blame import fault
 from aevb_engine.errors import BackendError
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.noise import Noise
@@ -27,9 +28,9 @@ from aevb_engine.kernels.philox import key, stream_id
 from aevb_engine.model.mlp import GradientPiece
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
-from aevb_engine.objectives import objective
+from aevb_engine.objectives import built, objective
 from aevb_engine.objectives.base import Objective
-from aevb_engine.objectives.program import Feed, Pass, Program
+from aevb_engine.objectives.program import Feed, Pass
 from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
 from aevb_engine.rewrite import read_by
 from aevb_engine.sampling.noise import normal_noise
@@ -89,7 +90,9 @@ def read_batch(ws: Workspace, clock: Clock, x: Buffer, rows: ResidentRows, seed:
     if not rows.dynamic:
         return [operation(gather, data, clock.index, rows.scale, taken, x)]
     if ws.backend.xp is np and jit.available():
-        return [_gather_bernoulli_loop(clock, data, x, seed)]
+        loop = _gather_bernoulli_loop(clock, data, x, seed)
+        if loop is not None:
+            return [loop]
     words = ws.one("binarize words", 4 * -(-width // 8), dtype=np.uint32)
     wide = ws.one("binarize wide", width, dtype=np.uint32)
     ones = ws.one("binarize ones", width, dtype=np.bool_)
@@ -97,15 +100,17 @@ def read_batch(ws: Workspace, clock: Clock, x: Buffer, rows: ResidentRows, seed:
     return [draw, operation(gather_bernoulli, data, clock.index, words, taken, wide, ones, x)]
 
 
-def _gather_bernoulli_loop(clock: Clock, data: Buffer, x: Buffer, seed: int) -> Operation:
-    """The same bits in one compiled loop, without words in between."""
+def _gather_bernoulli_loop(clock: Clock, data: Buffer, x: Buffer, seed: int) -> Operation | None:
+    """The same bits in one compiled loop, without words in between; None where it does not compile."""
+    from aevb_engine.kernels.noise_loop import gather_bernoulli_loop
+
+    loop, words = gather_bernoulli_loop(), tuple(np.uint64(w) for w in (stream_id("binarize"), *key(seed)))
+    if not jit.compiles(loop, data.array, clock.index.array, 0, 0, *words, x.array):
+        return None
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
-        from aevb_engine.kernels.noise_loop import gather_bernoulli_loop
-
-        loop, out, index = gather_bernoulli_loop(), x.view(rows), clock.index.view(rows)
+        out, index = x.view(rows), clock.index.view(rows)
         step, row = clock.step.array, clock.row.array
-        words = tuple(np.uint64(w) for w in (stream_id("binarize"), *key(seed)))
         return lambda: loop(data.array, index, int(step[0]), int(row[0]) + rows.lo, *words, out)
 
     return custom("gather_bernoulli", bind, (data, clock.index, clock.step, clock.row), (x,))
@@ -188,10 +193,13 @@ def update_range(
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         if xp is np and jit.available() and optimizer.scalar is not None and len(state) <= 2:
+            if not hasattr(optimizer.scalar, "__code__"):
+                raise fault(optimizer, f"scalar is {optimizer.scalar!r}; a function is needed")
             loop = jit.update_loop(optimizer.scalar, len(state))
             coef, given = clock.coef.array, (theta.dtype.type(decay), theta[lo:hi], *(s[lo:hi] for s in state))
-            # As numbers, not as an array: what might change inside the loop would keep it from being vectorized.
-            return lambda: loop(grad[lo:hi], tuple(coef), *given)
+            if jit.compiles(loop, grad[lo:hi], tuple(coef), *given, of=optimizer):
+                # As numbers, not as an array: what might change inside the loop would keep it from being vectorized.
+                return lambda: loop(grad[lo:hi], tuple(coef), *given)
         work = [xp.empty(min(CHUNK, hi - lo), dtype=theta.dtype) for _ in range(max(1, optimizer.scratch))]
         coef = clock.coef.array
         factor = theta.dtype.type(decay)
@@ -279,10 +287,12 @@ class TrainingStep:
         self.state = [backend.empty((model.parameters.size,), model.dtype) for _ in optimizer.state]
         self.optimizer = optimizer
         self.objective = chosen = objective(objective_name)
-        extra = len(chosen.coefficients(1))
+        extra = len(_numbers(chosen, chosen.coefficients(1)))
         count = int(data.data.array.shape[0])
         self.block = block_length(plan.path, count * chosen.updates // batch)
-        self.clock = clock = Clock(ws, self.block, len(optimizer.coefficients(1, 1.0)), extra)
+        own = len(_numbers(optimizer, optimizer.coefficients(1, 1.0)))
+        self._widths = own, extra
+        self.clock = clock = Clock(ws, self.block, own, extra)
         batch_pass = Pass(model, ws, gradient=True)
         batch_pass.noise = [draw_noise(clock, batch_pass.eps, seed, "noise", ahead=True)]
         self.first = [advance(clock)]
@@ -292,7 +302,7 @@ class TrainingStep:
             drawn.step = ws.table("visit", 1, dtype=np.int64)
             self.first.append(count_visits(clock, drawn.step, chosen.updates))
         batch_pass.feed = Feed(count, seed, clock.index, drawn.step, clock.row, clock.extra)
-        self.program: Program = chosen.build(batch_pass)
+        self.program = built(chosen, batch_pass)
         program = self.program
         self.first += program.prepare
         read = read_batch(ws, drawn, batch_pass.x, data, seed)
@@ -352,8 +362,9 @@ class TrainingStep:
 
     def coefficients(self, step: int, lr: float) -> list[float]:
         """A row of the table of rates: the numbers of the optimizer, then of the objective; steps count from 1."""
-        numbers = list(self.optimizer.coefficients(step, lr)) or [0.0]
-        return [*numbers, *self.objective.coefficients(step)]
+        own, extra = self._widths
+        numbers = _numbers(self.optimizer, self.optimizer.coefficients(step, lr), own) or (0.0,)
+        return [*numbers, *_numbers(self.objective, self.objective.coefficients(step), extra)]
 
     def run(self, times: int, first: int = 0) -> None:
         """Run ``times`` steps of the block; ``first``: steps done before, which tells where a batch begins."""
@@ -427,6 +438,18 @@ def _witness(xp: Any, array: Any) -> Any:
         return array.sum()
     flat = array.reshape(-1)
     return np.dot(flat, flat)
+
+
+def _numbers(plugin: Optimizer | Objective, given: Any, count: int | None = None) -> tuple[float, ...]:
+    """What ``coefficients`` has given; BackendError where it is no numbers, or not as many as at the start."""
+    try:
+        numbers = tuple(float(number) for number in given)
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or (count is not None and len(numbers) != count):
+        wanted = "numbers" if count is None else f"{count} numbers, as for the first step,"
+        raise fault(plugin, f"coefficients returns {given!r}; {wanted} are needed")
+    return numbers
 
 
 def block_length(path: str, epoch: int) -> int:

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 import click
 
 from aevb_cli.text import columns, wrap
-from aevb_engine.errors import AevbError, Stopped
+from aevb_engine.blame import blamed
+from aevb_engine.errors import AevbError, BackendError, Stopped
 
 INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
 debug = False  # --debug of the command under way; tracebacks are shown only then
@@ -42,7 +43,8 @@ def guarded(action: Callable[[], Any]) -> int:
     debug = False
     try:
         try:
-            result = action()
+            with blamed():
+                result = action()
         except Ended as error:
             raise error.cause from None
         if sys.stdout is not None:
@@ -70,6 +72,11 @@ def guarded(action: Callable[[], Any]) -> int:
             where = f" for {error.filename}" if error.filename else ""
             return _fail(f"no permission{where}; allow it, or choose another place", STORAGE)
         return _internal(error)
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("aevb_engine", "aevb_cli", "aevb_plugins"):
+            return _internal(error)
+        mend = "install aevb-engine again, or that package"
+        return _fail(f"a package that the engine needs cannot be imported ({error}); {mend}", BackendError.exit_code)
     except Exception as error:  # whatever is left is a defect of the program, or of a plugin
         return _internal(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -9,23 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from aevb_cli.boundary import one_line
+from aevb_engine.convert import convert
 from aevb_engine.errors import AevbError, DataError, UsageError, suggest
 from aevb_engine.experiment.config import RunConfig, checked, parse_hidden
 
 KINDS = ("decoder", "optimizer", "dataset", "objective")
 LARGEST = 1 << 20  # bytes of a configuration file
+# What a file may say beside the configuration, with its type: the options of ``run`` about what it shows, where it
+# writes, how many runs there are. ``json`` is called ``as_json`` by the command.
+OF_COMMAND: dict[str, Any] = {
+    "output": str,
+    "replicas": int,
+    "vary": list[str],
+    "option": list[str],
+    "no_figures": bool,
+    "json": bool,
+    "quiet": bool,
+    "verbose": bool,
+    "debug": bool,
+}
+UTF_16 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def configuration(
-    file: str | None, given: Mapping[str, Any], pairs: Iterable[str], flags: Iterable[str] = ()
+    file: Mapping[str, Any], given: Mapping[str, Any], pairs: Iterable[str], flags: Iterable[str] = ()
 ) -> RunConfig:
-    """The options of a run from a TOML file, options ``given`` by environment or ``flags``, and ``-o`` pairs.
-
-    What is wrong in the file is a DataError (exit code 3), elsewhere a UsageError (2).
-    """
-    if file == "":
-        raise UsageError("--config: the name of a file is needed")
-    values = read_toml(Path(file)) if file is not None else {}
+    """The options of a run: of a ``file``, those ``given`` by environment or ``flags``, and ``-o`` pairs."""
+    values = dict(file)
     asked, typed = dict(given), set(flags)
     if "hidden" in asked:
         asked["hidden"] = parse_hidden(asked["hidden"])
@@ -46,8 +57,16 @@ def configuration(
     return RunConfig(**merged)
 
 
-def parse_pairs(pairs: Iterable[str]) -> dict[str, dict[str, str]]:
-    """``decoder.KEY=VALUE`` and the like, by kind; of two values for one key the last counts."""
+def parse_pairs(pairs: Iterable[str], where: str = "") -> dict[str, dict[str, str]]:
+    """``decoder.KEY=VALUE`` and the like, by kind; of two values for one key the last counts.
+
+    UsageError where one is not understood, or of a file, ``where``, DataError.
+    """
+    if where:
+        try:
+            return parse_pairs(pairs)
+        except UsageError as error:
+            raise DataError(f"{where}: {error}") from error
     found: dict[str, dict[str, str]] = {}
     for pair in pairs:
         path, equals, value = pair.partition("=")
@@ -60,9 +79,16 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file by field of RunConfig, each checked; DataError names file and key."""
-    where = one_line(str(path))
+def read_toml(name: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a TOML file, each checked: by field of RunConfig, and the others of ``OF_COMMAND``.
+
+    What is wrong in the file is a DataError (exit code 3) with file and key; UsageError (2) where there is none.
+    """
+    if name is None:
+        return {}, {}
+    if name == "":
+        raise UsageError("--config: the name of a file is needed")
+    path, where = Path(name), one_line(name)
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -73,11 +99,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise DataError(f"--config {where}: cannot be read: {reason}") from error
     if len(data) > LARGEST:
         raise DataError(f"--config {where}: larger than {LARGEST} bytes; this is no configuration file")
+    if data.startswith(UTF_16):
+        raise DataError(f"{where} is text in UTF-16 or UTF-32; save it as UTF-8")
     try:
-        raw = tomllib.loads(data.decode("utf-8"))
+        raw = tomllib.loads(data.decode("utf-8-sig"))  # with the mark at its beginning that some editors write
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not TOML: {error}") from error
-    values = checked(raw, where)
+    others = {k: v for k, v in raw.items() if k.replace("-", "_") in OF_COMMAND}
+    values = checked({k: v for k, v in raw.items() if k not in others}, where, OF_COMMAND)
+    command = _of_command(others, where)
+    pairs = parse_pairs(command.pop("option", []), where)
+    for kind, options in pairs.items():
+        values[f"{kind}_options"] = {**values.get(f"{kind}_options", {}), **options}
     try:
         RunConfig(**values)
         _check_names(values)
@@ -85,7 +118,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         if isinstance(error, UsageError):
             raise DataError(f"{where}: {error}") from error
         raise
-    return values
+    return values, command
+
+
+def _of_command(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of options that are no part of the configuration, by name and in the option's type."""
+    found: dict[str, Any] = {}
+    for raw, value in values.items():
+        key = raw.replace("-", "_")
+        if key in found:
+            raise DataError(f"{where}: '{raw}' is given twice, with - and with _; leave one out")
+        if key == "vary" and isinstance(value, Mapping):  # a table of lists
+            value = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in value.items()]
+        if OF_COMMAND[key] == list[str] and isinstance(value, str):
+            value = [value]
+        try:
+            found[key] = convert(raw, value, OF_COMMAND[key])
+        except UsageError as error:
+            raise DataError(f"{where}: {error}") from error
+    return found
 
 
 def _check_names(values: Mapping[str, Any]) -> None:

@@ -103,9 +103,10 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     factory = sound("dataset", name)
     source = registry.create("dataset", name)
     from aevb_engine.data.dataset import DataRequest
+    from aevb_engine.data.load import load
 
     with Interrupt() as interrupt, displays.choose(interrupt, quiet=quiet, verbose=False) as screen:
-        source.load(DataRequest(data_dir=_asked(data_dir), progress=screen.data))
+        load(source, DataRequest(data_dir=_asked(data_dir), progress=screen.data))
         interrupt.check()
     found = files(factory, data_dir)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -29,9 +30,10 @@ def choose(interrupt: Interrupt, *, quiet: bool, verbose: bool) -> Screen:
         return Screen(interrupt)
     terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
     if terminal and not os.environ.get("NO_COLOR"):
-        from aevb_cli.live import LiveScreen
+        with contextlib.suppress(ImportError):  # without rich in plain lines
+            from aevb_cli.live import LiveScreen
 
-        return LiveScreen(interrupt, verbose=verbose)
+            return LiveScreen(interrupt, verbose=verbose)
     return PlainScreen(interrupt, verbose=verbose)
 
 

@@ -71,10 +71,16 @@ def doctor(as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """All facts and warnings."""
-    from aevb_engine.experiment.environment import environment
+    from warnings import catch_warnings, simplefilter
 
     try:
-        facts = environment()
+        from aevb_engine import jit
+        from aevb_engine.experiment.environment import environment
+
+        with catch_warnings():  # what they warn of is shown here
+            simplefilter("ignore")
+            amiss = None if jit.works() else jit.problem()
+            facts = environment()
         from aevb_engine.backend.choice import wanted
         from aevb_engine.backend.cores import physical_cores
         from aevb_engine.backend.crew import possible
@@ -90,6 +96,7 @@ def examine() -> dict[str, Any]:
     ]
     if not facts["blas"]:
         warnings.append("NumPy's BLAS is unknown to threadpoolctl: threads cannot be held to one, speed may vary")
+    warnings += [amiss] if amiss else []
     data = _data_folder(warnings)
     gpu = gpu_state()
     return {
@@ -142,10 +149,12 @@ def _space(path: Path) -> dict[str, Any]:
 
 def _loops(facts: dict[str, Any]) -> str:
     """Whether loops are compiled, and how to have them so."""
-    from aevb_engine import install
+    from aevb_engine import install, jit
 
     if facts["compiled loops"]:
         return f"compiled by numba {facts['numba']}"
+    if jit.problem():
+        return f"not compiled by numba {facts['numba']}; see the warning"
     if facts["numba"] != "not installed":
         return f"not compiled, as AEVB_JIT=0 asks; numba {facts['numba']} is there"
     return f"not compiled; training is faster with numba (200 MB): {install.command('jit')}"

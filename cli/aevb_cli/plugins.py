@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from enum import Enum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -101,10 +102,7 @@ def sound(kind: Kind, name: str) -> Callable[..., Any]:
     module, _, called = MADE[kind].partition(":")
     wanted = getattr(import_module(module), called)
     article = "an" if called[0] in "AEIOU" else "a"
-    try:
-        asks = any(option.default is option.empty for option in registry.options(factory).values())
-    except Exception as error:  # annotations are code of the plugin's
-        raise BackendError(f"{kind} plugin '{name}': its options cannot be read: {error}; reinstall it") from error
+    asks = any(option.default is option.empty for option in registry.options(factory).values())
     if not asks:  # what it makes tells, whatever the factory is
         made: object = registry.create(kind, name)
         what = type(made)
@@ -127,8 +125,14 @@ def options_table(options: Mapping[str, inspect.Parameter]) -> list[dict[str, st
         {
             "name": name,
             "type": inspect.formatannotation(parameter.annotation).replace("typing.", ""),
-            "default": "required" if parameter.default is parameter.empty else str(parameter.default).lower()
-            if isinstance(parameter.default, bool) else str(parameter.default),
+            "default": "required" if parameter.default is parameter.empty else _default(parameter.default),
         }
         for name, parameter in options.items()
-    ]  # fmt: skip
+    ]
+
+
+def _default(value: object) -> str:
+    """As it would be given."""
+    if isinstance(value, Enum):
+        return value.name
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -20,7 +20,10 @@ def choose(*, quiet: bool) -> Stages:
     if quiet:
         return Stages()
     terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
-    return LiveStages() if terminal and not os.environ.get("NO_COLOR") else PlainStages()
+    if terminal and not os.environ.get("NO_COLOR"):
+        with contextlib.suppress(ImportError):  # without rich in plain lines
+            return LiveStages()
+    return PlainStages()
 
 
 class Stages:

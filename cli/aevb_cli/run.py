@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from aevb_cli import complete
+from aevb_cli import boundary, complete
 from aevb_cli.options import CONTEXT, Command, Section, debug_option
 from aevb_engine.errors import UsageError
 
@@ -72,7 +72,7 @@ OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
      "one kernel under --trainer persistent. [1]", {"type": int, "metavar": "N"}),
     ("--vary", "Machine", "Train with each of these values of an option, of a plugin's as KIND.KEY, and with all "
      "combinations where it is repeated; as --replicas, and with it.", {"metavar": "KEY=V1,V2", "multiple": True}),
-    ("--config", "Configuration", "TOML file with any of these options by name.", {"metavar": "FILE.toml"}),
+    ("--config", "Configuration", "TOML file with any of the other options by name.", {"metavar": "FILE.toml"}),
     ("-o", "Configuration", "Option of a plugin: decoder.KEY=VALUE, and so for optimizer, objective, dataset; repeat "
      "for more. See `aevb-engine plugins show`.", {"metavar": "KIND.KEY=VALUE", "multiple": True}),
     ("--output", "Output", "Folder of the run. [runs/<time>-<name>-<6 hex>]", {"metavar": "DIR"}),
@@ -114,14 +114,21 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def run(ctx: click.Context, /, **values: Any) -> None:
     """Train a variational autoencoder; without options on digits that the program draws itself."""
-    from aevb_cli.configuration import check_environment, configuration
+    from aevb_cli.configuration import check_environment, configuration, read_toml
     from aevb_cli.work import work, work_many
 
     check_environment(p.name if p.name != "as_json" else "json" for p in ctx.command.params if p.name)
     asked = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = {n: v for n, v in values.items() if n not in OUTSIDE and ctx.get_parameter_source(n) in asked}
     typed = [n for n in given if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
-    config = configuration(values["config"], given, values["option"], typed)
+    of_config, of_command = read_toml(values["config"])
+    for name, value in of_command.items():
+        own = "as_json" if name == "json" else name
+        if name == "debug":
+            boundary.debug = boundary.debug or value
+        elif ctx.get_parameter_source(own) not in asked:
+            values[own] = value
+    config = configuration(of_config, given, values["option"], typed)
     if values["output"] == "":
         raise UsageError("--output: the name of a folder is needed")
     output = Path(values["output"]) if values["output"] is not None else None

@@ -111,7 +111,7 @@ def variance(ctx: click.Context, /, minibatch: str, latent_samples: str, replica
     given = _given(ctx, (*SHARED, "--steps"), values)
     if given.get("steps") == 0:
         del given["steps"]
-    config = configuration(None, given, values["option"])
+    config = configuration({}, given, values["option"])
     with progress.choose(quiet=values["quiet"]) as stages:
         record = variance_study(
             config,
@@ -213,7 +213,7 @@ def learners(ctx: click.Context, /, rows: int, temperatures: int, chains: int, *
         temperatures=temperatures,
         chains=chains,
     )
-    config = configuration(None, _given(ctx, LEARNERS, values), others)
+    config = configuration({}, _given(ctx, LEARNERS, values), others)
     output = Path(values["output"] or "study-learners")
     with Interrupt() as interrupt, progress.choose(quiet=values["quiet"]) as stages:
 

@@ -32,7 +32,7 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
             except Stopped:
                 raise
             except AevbError:
-                if screen.folder is not None:
+                if screen.folder is not None and screen.folder.path.exists():
                     screen.note(f"what there is of the run is kept in {screen.folder.path}")
                 raise
             result = dict(result)

@@ -122,7 +122,7 @@ class Half:
         ("optimizer", "Thing", "makes a Thing, not an Optimizer"),
         ("objective", "make", "makes a Thing, not an Objective"),
         ("dataset", "Thing", "makes a Thing, not a DatasetPlugin"),
-        ("optimizer", "Half", "its options cannot be read: name 'NoSuchName'"),
+        ("optimizer", "Half", "makes a Half, not an Optimizer"),  # an annotation that names nothing is no obstacle
     ],
 )
 def test_a_plugin_of_a_wrong_class_is_listed_as_broken(process, plugin, kind, target, words):
@@ -140,6 +140,51 @@ def test_a_plugin_of_a_wrong_class_is_listed_as_broken(process, plugin, kind, ta
         assert f"broken: {line.split(': ', 2)[2]}" in process("datasets", "list", env=environment).stdout
         for command in ("show", "fetch"):
             assert process("datasets", command, "wrong", env=environment).returncode == 5
+
+
+OPTIONS = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+from aevb_plugins.optimizers.sgd import Sgd
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+    from nowhere import Unknown
+class Mine(Sgd):
+    def __init__(
+        self, *, path: Path, rate: float | Literal["auto"] = "auto", free=3, unknown: Unknown = 2,
+        widths: list[int] = [1]
+    ):
+        print(path, rate, free, unknown, widths)
+"""
+
+
+def test_options_of_every_type(process, plugin, small):
+    site = plugin({"optimizers": {"mine": "thirdparty:Mine [extra]"}}, OPTIONS)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    shown = json.loads(process("plugins", "show", "optimizer", "mine", "--json", env=environment).stdout)
+    assert shown["target"] == "thirdparty:Mine [extra]"
+    assert [(o["name"], o["type"], o["default"]) for o in shown["options"]] == [
+        ("path", "pathlib.Path", "required"),
+        ("rate", "Union[float, Literal['auto']]", "auto"),
+        ("free", "int", "3"),
+        ("unknown", "int", "2"),
+        ("widths", "list[int]", "[1]"),
+    ]
+    run = ("run", *small, "--steps", "3", "--no-figures", "--quiet", "--optimizer", "mine")
+    missing = process(*run, env=environment)
+    words = "error: optimizer 'mine' needs the option path: -o optimizer.path=VALUE\n"
+    assert (missing.returncode, missing.stderr) == (2, words)
+    pairs = ("path=a/b", "rate=0.5", "free=4", "unknown=5", "widths=6,7")
+    done = process(*run, *(part for pair in pairs for part in ("-o", f"optimizer.{pair}")), env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a/b 0.5 4 5 [6, 7]\n", "")
+
+
+def test_a_plugin_of_a_wrong_class_is_the_plugins_fault(process, plugin, small):
+    site = plugin({"decoders": {"wrong": "thirdparty:Thing"}}, WRONG)
+    done = process("run", *small, "--decoder", "wrong", env={**os.environ, "PYTHONPATH": str(site)})
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "decoder plugin 'wrong' (thirdparty 1.0, thirdparty:Thing) makes a Thing, not a Likelihood" in done.stderr
 
 
 def test_broken_plugin_breaks_only_itself(process, plugin, small):
@@ -180,7 +225,7 @@ class Mine:
         (("dataset.text=true",), 3, "numbers"),
         (("dataset.rows=0",), 3, "empty"),
         (("dataset.wide=4",), 3, "columns"),
-        (("dataset.rows=-1",), 70, "internal error"),
+        (("dataset.rows=-1",), 5, "dataset plugin 'mine' (thirdparty 1.0, thirdparty:Mine) failed in load: ValueError"),
     ],
 )
 def test_data_that_cannot_be_used(process, plugin, options, code, words):

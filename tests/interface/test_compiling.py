@@ -72,7 +72,7 @@ if "interrupt" in sys.argv:
 try:
     model.fit(x, steps=200, progress=True)
 except KeyboardInterrupt:
-    print("interrupted", model.history, model._trainer.step)
+    print("interrupted", model.history, model._steps_done())
 jit.listeners.clear()
 print(model.fit(x, steps=100).history[-1]["step"])
 """

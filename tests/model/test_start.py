@@ -107,7 +107,7 @@ def test_what_cannot_be_fitted_starts_at_zero(make_likelihood: Any) -> None:
 def test_a_plugin_s_start_is_checked(given: Any, words: str, make_likelihood: Any) -> None:
     likelihood = make_likelihood("laplace")
     likelihood.start = lambda columns: {"location": given}
-    with pytest.raises(BackendError, match=f"Laplace.start: head location .*{words}"):
+    with pytest.raises(BackendError, match=f"Laplace: start: head location .*{words}"):
         values(likelihood, REAL)
 
 
