@@ -93,10 +93,7 @@ class NumpyBackend:
         return platform.processor() or platform.machine()
 
     def run(self, phases: Phases, times: int) -> None:
-        if self._process != os.getpid():  # forked by the user: no thread came along
-            self._process = os.getpid()
-            self._lock = threading.Lock()
-            self._workers.clear()
+        self._settle()
         with self._lock, self.one_thread():
             while len(self._workers) < max(map(len, phases)) - 1:
                 self._workers.append(_Worker())
@@ -139,9 +136,18 @@ class NumpyBackend:
             yield
 
     def close(self) -> None:
-        for repeated in self._repeated:
+        for repeated in list(self._repeated):
             repeated.close()
-        _retire(self._workers)
+        self._settle()
+        with self._lock:  # not while somebody's shares are under way
+            _retire(self._workers)
+
+    def _settle(self) -> None:
+        """In a process that the user has forked: no thread came along."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._lock = threading.Lock()
+            self._workers.clear()
 
 
 def _quiet() -> None:

@@ -58,10 +58,11 @@ class Evaluator:
             bind(model.backend, rows, self.batch, size, threads, self._found),
         ]
 
-    def run(self) -> npt.NDArray[np.float64]:
-        """(N, 3): bound, reconstruction and kl of each row in nats."""
+    def run(self, draw: int = 0) -> npt.NDArray[np.float64]:
+        """(N, 3): bound, reconstruction and kl of each row in nats; ``draw`` counts independent draws of the noise."""
         backend = self.model.backend
         out = np.empty((self.count, 3))
+        self.clock.step.array[...] = draw
         for lo in range(0, self.count, self.batch):
             n = min(self.batch, self.count - lo)
             wanted = np.minimum(np.arange(lo, lo + self.batch), self.count - 1)  # the last chunk repeats its last row
@@ -71,6 +72,17 @@ class Evaluator:
             for j, source in enumerate(self._found):
                 out[lo : lo + n, j] = backend.download(source.array)[:n]
         return out
+
+
+def draw_error(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """The standard deviation of a mean bound over its noise alone, by the bounds (N,) of the same rows in two draws.
+
+    Rows are drawn independently, and half the squared difference of two draws has the variance of one as its mean:
+    Var(mean) = sum_i (a_i - b_i)^2 / (2 N^2). It says how far the figure would move with other noise, the standard
+    error over rows how far with other rows.
+    """
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return float(np.sqrt(0.5 * np.square(one - other).sum()) / len(one))
 
 
 def summary(rows: npt.NDArray[np.float64]) -> dict[str, float]:

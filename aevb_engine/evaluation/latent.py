@@ -69,15 +69,14 @@ def latent_use(model: Model, data: ResidentRows, *, seed: int = 0, threads: int 
     x = ws.one("x", model.architecture.dim)
     operations = [*read_batch(ws, clock, x, data, seed), *model.encoder.forward(ws, model.parameters, x)]
     mu, logvar = model.encoder.halves(ws, "latent")
-    sigma = ws.one("sigma", model.architecture.latent)
-    phases = [bind(model.backend, operations, batch, size, threads, [mu, logvar, sigma])]
+    phases = [bind(model.backend, operations, batch, size, threads, [mu, logvar])]
     means, divergences = (RunningMoments(model.architecture.latent) for _ in range(2))
     for lo in range(0, count, batch):
         n = min(batch, count - lo)
         clock.index.array[...] = model.backend.upload(np.minimum(np.arange(lo, lo + batch), count - 1))
         clock.row.array[...] = lo
         model.backend.run(phases, 1)
-        m, v, s = (model.backend.download(b.array)[:n].astype(np.float64) for b in (mu, logvar, sigma))
+        m, v = (model.backend.download(b.array)[:n].astype(np.float64) for b in (mu, logvar))
         means.add(m)
-        divergences.add(0.5 * (m**2 + s**2 - 1 - v))
+        divergences.add(0.5 * (m**2 + np.maximum(np.expm1(v) - v, 0)))
     return LatentUse(divergences.mean, means.variance(), count)

@@ -72,7 +72,7 @@ class Clock:
         self.row = ws.table("row", 1, dtype=np.int64)  # number of the batch's first row in the noise
         self.orders = ws.table("orders", block, ws.batch, dtype=np.int64)
         self.rates = ws.table("rates", block, width)
-        # First what the host has to know of the block: the sum of the parameters, and what the path notes.
+        # First what the host has to know of the block: whether all is finite, and what the path notes.
         self.report = ws.table("metrics", 1 + block, 3, dtype=np.float64)
         self.metrics = self.report.part(slice(1, None))
         self.index = ws.one("index", dtype=np.int64)
@@ -394,19 +394,39 @@ class TrainingStep:
     def _updates(self) -> list[Operation]:
         return [operation for part in self.parameters for operation in part]
 
+    @property
+    def carried(self) -> list[Any]:
+        """What lives from step to step: parameters, the optimizer's and the objective's state."""
+        return [self.model.parameters.theta, *self.state, *(b.array for b in self.program.state.values())]
+
     def report(self) -> None:
         """After the steps of a block: the head of its report, without waiting for it."""
         head = self.clock.report.array
         with np.errstate(all="ignore"):
-            head[:1, 0] = self.model.parameters.theta.sum()
+            head[:1, 0] = sum(_witness(self.backend.xp, array) for array in self.carried)
         if self.replay is not None:
             self.replay.note(head[:1, 1:2])
 
     def check(self, head: Any) -> bool:
-        """The head of the report, read by the host: whether the parameters are finite. BackendError for lost steps."""
+        """The head of the report, read by the host: whether all that is carried is finite.
+
+        BackendError for lost steps.
+        """
         if self.replay is not None:
             self.replay.check(float(head[1]))
-        return bool(np.isfinite(head[0]))
+        # The witness of finite numbers may overflow: then they are looked at.
+        return bool(np.isfinite(head[0])) or all(bool(self.backend.xp.isfinite(a).all()) for a in self.carried)
+
+
+def _witness(xp: Any, array: Any) -> Any:
+    """A number that is not finite where one of the array is not.
+
+    On the CPU the sum of squares: BLAS has it in a third of the time of the sum.
+    """
+    if xp is not np:
+        return array.sum()
+    flat = array.reshape(-1)
+    return np.dot(flat, flat)
 
 
 def block_length(path: str, epoch: int) -> int:
