@@ -216,8 +216,8 @@ def latent(rest: Sequence[Operation]) -> Latent | None:
     halves = head.part((slice(None), slice(None, width))), head.part((slice(None), slice(width, None)))
     joined = same(mu, halves[0]) and same(logvar, halves[1]) and same(sigma, scale) and same(eps, *rest[2].writes)
     if begins(rest[4:], "kl"):
-        one, other, deviation, _, kl = _all(rest[4])
-        joined = joined and same(one, mu) and same(other, logvar) and same(deviation, sigma)
+        one, other, *_, kl = _all(rest[4])
+        joined = joined and same(one, mu) and same(other, logvar)
         terms: tuple[Buffer, ...] = (kl,)
     elif begins(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
         (point, _, prior), (other, noise, _, posterior) = _all(rest[4]), _all(rest[5])

@@ -110,7 +110,7 @@ def test_training_agrees(objective: str, model: dict[str, Any], monkeypatch: pyt
 def test_every_stretch_is_compiled(objective: str) -> None:
     """Training of the models of the paper runs through the loops; a rule that no longer matches would be seen here."""
     inner = prepare(RunConfig(dataset="simulated-binary", hidden=(8,), objective=objective, samples=2)).trainer.inner
-    names = [op.name for op in lower(inner.rows)]
+    names = [op.name for op in lower(inner.rows, read=())]
     latent = ["forward loop", "latent_backward loop"] if objective == "elbo" else ["forward_mc loop"]
     latent += [] if objective == "elbo" else ["latent_backward_mc loop"]
     wanted = {"bias_tanh loop", "likelihood loop", "weighted_tanh_backward loop", "tanh_backward loop", *latent}

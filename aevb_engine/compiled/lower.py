@@ -90,7 +90,7 @@ def _record(rest: Sequence[Any]) -> Taken | None:
         return None
     names = ("bound", "reconstruction", "kl", "metrics", "cursor", "step")
     given = tuple(rest[0].facts[name] for name in names)
-    return 1, [_loop("record", batch.record(), *given, changes=given[3:])]
+    return 1, [_loop("record", batch.record(), *given, writes=given[3:4], changes=given[4:])]
 
 
 def _affine_tanh(rest: Sequence[Any]) -> Taken | None:

@@ -441,7 +441,7 @@ class _Step:
                 touched[i] = reader.touched
             if Place(y).within(touched[i].writes):
                 break
-        if (cut is not None and not of_parts) or self._wanted(y, touched, at):
+        if not of_parts or self._wanted(y, touched, at):
             return items
         items = [of_parts.get(i, item) for i, item in enumerate(items)]
         return [*items[:at], *([] if cut is None else [cut]), *items[at + 1 :]]
