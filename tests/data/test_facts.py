@@ -142,7 +142,7 @@ def test_each_fact(changes: dict[str, Any], words: str, named: Any, tmp_path: Pa
 @pytest.mark.parametrize("rows", [X.tolist(), None, X[0], X.astype(str), X[:0]])
 def test_rows_of_a_plugin(rows: Any, named: Any, tmp_path: Path) -> None:
     named(own(train=rows))
-    with pytest.raises(AevbError, match="Source: .*the training data of 'own'"):
+    with pytest.raises(AevbError, match=r"Source: .*the training data of 'own'"):
         run.start(RunConfig(dataset="own", hidden=(5,), batch_size=20, steps=2), tmp_path / "run")
 
 
