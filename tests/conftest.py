@@ -25,6 +25,7 @@ from aevb_engine.training.step import BLOCK, ResidentRows, TrainingStep
 from aevb_plugins.decoders.bernoulli import Bernoulli
 from aevb_plugins.decoders.gaussian import Gaussian
 from aevb_plugins.optimizers.adam import Adam
+from tests.patience import PAUSE, patience
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +41,10 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.fixture
 def gone() -> Callable[..., bool]:
-    """Whether a process ends within some seconds; one of this process's own has to be waited for, too."""
+    """Whether a process ends in good time; one of this process's own has to be waited for, too."""
 
-    def look(number: int, seconds: float = 5) -> bool:
-        end = time.monotonic() + seconds
+    def look(number: int) -> bool:
+        end = time.monotonic() + patience()
         while True:
             try:
                 state, parent = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[:2]
@@ -53,7 +54,7 @@ def gone() -> Callable[..., bool]:
                 return True
             if time.monotonic() > end:
                 return False
-            time.sleep(0.01)
+            time.sleep(PAUSE)
 
     return look
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
+
 DOUBLE = Path(__file__).parents[1] / "cuda_on_cpu" / "double"
 SMALL = [
     "run", "--dataset", "simulated-binary", "-o", "dataset.train=100", "-o", "dataset.test=50", "--hidden", "8",
@@ -27,7 +29,7 @@ def command(tmp_path: Path, *options: str, double: str | None) -> subprocess.Com
     environment = {**os.environ, "PYTHONPATH": path, "AEVB_DOUBLE": double or ""}
     return subprocess.run(
         [sys.executable, "-m", "aevb_engine", *SMALL, *options],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=100,
+        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=patience(),
     )  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def test_doctor_sees_the_device_or_says_why_not() -> None:
     for state, expected in (("", "usable: shim, CUDA 13.0"), ("no device", "not usable: no CUDA device is visible")):
         environment = {**os.environ, "PYTHONPATH": str(DOUBLE), "AEVB_DOUBLE": state}
         command = [sys.executable, "-m", "aevb_engine", "doctor"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=patience())
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout
 

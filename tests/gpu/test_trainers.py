@@ -19,6 +19,7 @@ from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.run import Quiet, resume, start
 from aevb_engine.experiment.session import Session, prepare
 from aevb_engine.training.trainer import Diverged
+from tests.patience import patience
 
 DOUBLE = Path(__file__).parents[1] / "cuda_on_cpu" / "double"
 PATHS = ("eager", "graph", "persistent")
@@ -295,7 +296,7 @@ def command(tmp_path: Path, *options: str, state: str = "") -> subprocess.Comple
     environment = {**os.environ, "PYTHONPATH": f"{DOUBLE}:{os.environ.get('PYTHONPATH', '')}", "AEVB_DOUBLE": state}
     return subprocess.run(
         [sys.executable, "-m", "aevb_engine", "run", *small, *options],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
+        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=patience(),
     )  # fmt: skip
 
 
