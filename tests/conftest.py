@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,12 @@ from aevb_plugins.decoders.bernoulli import Bernoulli
 from aevb_plugins.decoders.gaussian import Gaussian
 from aevb_plugins.optimizers.adam import Adam
 from tests.patience import PAUSE, patience
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell lets what it starts in its background ignore Ctrl-C; the tests, and the processes they start, do not."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -328,7 +328,6 @@ ARCHITECTURES = [
 
 
 @pytest.mark.skipif(library() is None, reason="needs `pip install nvidia-cuda-nvrtc`")
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("arch", "dtype"), ARCHITECTURES)
 def test_no_spills(arch: str, dtype: Any) -> None:
     """As members, with their sizes as literals: no local memory, and no more registers than a large tile takes."""

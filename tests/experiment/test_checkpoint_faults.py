@@ -210,7 +210,6 @@ def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_many_killed_writers_lose_nothing(tmp_path: Path) -> None:
     kill_in_two_lanes(tmp_path, 200)
 

@@ -171,7 +171,7 @@ def test_reader_sees_only_whole_rows_of_a_live_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_many_refreshes_of_a_live_writer(tmp_path: Path) -> None:
     poll(tmp_path / "metrics.h5", refreshes=100_000)
 

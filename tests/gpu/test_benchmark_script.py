@@ -56,7 +56,6 @@ def part(name: str) -> ModuleType:
 
 
 @compiler
-@pytest.mark.timeout(500)
 def test_every_section_through_the_double(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     sections = ["noise_bits", "kernels", "parity", "trainers", "quiet", "peers", "stages", "products", "questions"]

@@ -75,7 +75,7 @@ def test_the_second_ctrl_c_leaves_at_once_with_a_history_of_what_is_kept() -> No
             signal.raise_signal(signal.SIGINT)
         signal.setitimer(signal.ITIMER_REAL, 0.001)
 
-    before = signal.signal(signal.SIGALRM, twice)
+    before, timer = signal.signal(signal.SIGALRM, twice), signal.getitimer(signal.ITIMER_REAL)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.001)
         with pytest.raises(KeyboardInterrupt):
@@ -83,6 +83,7 @@ def test_the_second_ctrl_c_leaves_at_once_with_a_history_of_what_is_kept() -> No
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
     kept = step(model)
     assert theta(model) == theta(made().fit(X, steps=kept))
     steps = [row["step"] for row in model.history]
