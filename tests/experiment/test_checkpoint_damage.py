@@ -74,7 +74,7 @@ DECODER = textwrap.dedent("""
     data = ckpt.encode(damage.SAMPLE)
     for seed in range(int(sys.argv[2]), int(sys.argv[3])):
         print(seed, flush=True)
-        signal.alarm(10)
+        signal.setitimer(signal.ITIMER_PROF, 10)  # of the processor's time, whatever else it does
         try:
             found = ckpt.decode(damage.mutant(data, seed), "mutant")
         except FileFormatError as error:
@@ -90,7 +90,7 @@ DECODER = textwrap.dedent("""
 
 
 def decode_mutants(first: int, last: int) -> int:
-    """Tries mutants in children; returns how many killed the child (a signal or the alarm), which a parent survives."""
+    """Tries mutants in children; returns how many killed the child (a signal or the timer), which a parent survives."""
     deaths = 0
     while first < last:
         child = subprocess.run(

@@ -206,7 +206,7 @@ def kill_in_two_lanes(folder: Path, kills: int) -> None:
 
 
 def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
-    kill_in_two_lanes(tmp_path, 20)
+    kill_in_two_lanes(tmp_path, 12)
 
 
 @pytest.mark.slow
