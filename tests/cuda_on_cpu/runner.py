@@ -105,16 +105,17 @@ def folder() -> Path:
     return path
 
 
+@cache
 def compile_text(text: str, sanitize: bool = False) -> Program:
     """A program from a module's text; ``sanitize`` reports undefined behaviour on stderr as "runtime error"."""
     assert COMPILER is not None
     # Without linkage, so that shared variables of templates may lie in one section with the others.
     source = f"namespace {{\n{text}\n}}\n{GUARD}{_entries(text)}"
     flags = FLAGS + (SANITIZE if sanitize else ())
-    library = folder() / f"{_digest(*flags, source, SHIM.read_text(encoding='utf-8'))}.so"
+    library = folder() / f"{digest(*flags, source, SHIM.read_text(encoding='utf-8'))}.so"
     if not library.exists():
         header = _header(flags)
-        with _alone(library.stem), tempfile.TemporaryDirectory(dir=folder()) as work:
+        with alone(library.stem), tempfile.TemporaryDirectory(dir=folder()) as work:
             if not library.exists():  # another process of the tests may have made it meanwhile
                 code, built = Path(work) / "text.cpp", Path(work) / "text.so"
                 code.write_text(f'#include "{header}"\n{source}', encoding="utf-8")
@@ -126,8 +127,8 @@ def compile_text(text: str, sanitize: bool = False) -> Program:
 @cache
 def _header(flags: tuple[str, ...]) -> Path:
     """shim.h with a precompiled form beside it, which is half of what a short text takes."""
-    path = folder() / f"shim-{_digest(*flags, SHIM.read_text(encoding='utf-8'))}" / SHIM.name
-    with _alone(path.parent.name):
+    path = folder() / f"shim-{digest(*flags, SHIM.read_text(encoding='utf-8'))}" / SHIM.name
+    with alone(path.parent.name):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=folder()) as work:
                 made = Path(work) / path.parent.name
@@ -138,12 +139,12 @@ def _header(flags: tuple[str, ...]) -> Path:
     return path
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 @contextmanager
-def _alone(name: str) -> Iterator[None]:
+def alone(name: str) -> Iterator[None]:
     """One process at a time, of those that make the same thing."""
     with (folder() / f"{name[-2:]}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
