@@ -16,6 +16,7 @@ def interrupted(work: Callable[[], object], seconds: float) -> None:
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
+    timer = signal.getitimer(signal.ITIMER_REAL)  # pytest's, which ends a test that hangs
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -26,3 +27,4 @@ def interrupted(work: Callable[[], object], seconds: float) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,13 @@ from aevb_engine.training.step import BLOCK, ResidentRows, TrainingStep
 from aevb_plugins.decoders.bernoulli import Bernoulli
 from aevb_plugins.decoders.gaussian import Gaussian
 from aevb_plugins.optimizers.adam import Adam
+from tests.patience import PAUSE, patience
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell lets what it starts in its background ignore Ctrl-C; the tests, and the processes they start, do not."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +48,10 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.fixture
 def gone() -> Callable[..., bool]:
-    """Whether a process ends within some seconds; one of this process's own has to be waited for, too."""
+    """Whether a process ends in good time; one of this process's own has to be waited for, too."""
 
-    def look(number: int, seconds: float = 5) -> bool:
-        end = time.monotonic() + seconds
+    def look(number: int) -> bool:
+        end = time.monotonic() + patience()
         while True:
             try:
                 state, parent = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[:2]
@@ -53,7 +61,7 @@ def gone() -> Callable[..., bool]:
                 return True
             if time.monotonic() > end:
                 return False
-            time.sleep(0.01)
+            time.sleep(PAUSE)
 
     return look
 

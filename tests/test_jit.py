@@ -25,6 +25,7 @@ from aevb_engine.operation import Buffer, Rows, operation
 from aevb_engine.training.pruning import select_columns
 from aevb_engine.training.trainer import Diverged
 from tests.combinations import BATCH, EVERY, OBJECTIVES, SHORT, Run, agree, left_out, plain, reads_of
+from tests.patience import patience
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {}),
@@ -280,7 +281,7 @@ def test_the_next_process_compiles_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
 
     def entries() -> list[str]:
-        subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=100)
+        subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=patience())
         return sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.nbc"))
 
     first = entries()

@@ -114,7 +114,7 @@ def test_one_model_from_several_threads() -> None:
     for each in threads:
         each.start()
     for each in threads:
-        each.join(60)
+        each.join()
     assert len(found) == 15
     for each in found:
         np.testing.assert_array_equal(each, expected)

@@ -86,8 +86,11 @@ class Crew:
 
     def _await_ready(self) -> None:
         end = time.monotonic() + START
-        while not all(self._counts[w * LINE + READY] for w in range(1, len(self._workers) + 1)):
-            if time.monotonic() > end or self._gone():
+        while True:
+            gone = self._gone()  # looked at first: one that fails at its start, and ends, was ready before
+            if all(self._counts[w * LINE + READY] for w in range(1, len(self._workers) + 1)):
+                return
+            if gone or time.monotonic() > end:
                 self.close()
                 raise ChildProcessError("a worker process does not start")
             time.sleep(NAP)

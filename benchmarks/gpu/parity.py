@@ -75,7 +75,7 @@ def session(backend: str, options: Options, config: dict[str, Any], change: Any 
             "hidden": (8,) * len(given["hidden"]),
             "latent_dim": 2,
             "batch_size": 20,
-            "steps": min(40, given["steps"]),
+            "steps": min(10, given["steps"]),
         }
     return prepare(RunConfig(**given), change=change)
 

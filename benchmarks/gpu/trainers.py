@@ -76,7 +76,7 @@ def promises(record: Record, backend: Any, name: str, options: Options) -> None:
     """Every path against the CPU, and the two replayed ones against each other."""
     from aevb_engine.backend.numpy import NumpyBackend
 
-    steps = 6 if options.small else 50
+    steps = 3 if options.small else 50
     cpu = trainer(name, NumpyBackend(1), options.small)
     rows = cpu.advance(1)
     gradient = cpu.model.parameters.grad.astype(np.float64)
@@ -114,7 +114,7 @@ def measure(clock: Clock, backend: Any, name: str, path: str, products: str, opt
     made = trainer(name, backend, options.small, plan=plan(path, products))
     made.advance(2)
     ready = time.perf_counter() - start
-    block, rounds = (3, 2) if options.small else (min(500, made.block), 9)
+    block, rounds = (2, 2) if options.small else (min(500, made.block), 9)
     for _ in range(2):
         made.advance(block)
     wall = [clock.wall(lambda: made.advance(block)) / block for _ in range(rounds)]
@@ -216,7 +216,7 @@ def burda(options: Options) -> dict[str, Any]:
             continue
         made = session("gpu", options, {**BURDA, "steps": total, "lr_schedule": schedule, "trainer": path})
         trainer = made.trainer
-        block = 5 if options.small else trainer.block
+        block = 2 if options.small else trainer.block
         for _ in range(2):
             trainer.advance(block)
         first, start, seconds = trainer.step, time.perf_counter(), 0.0

@@ -11,6 +11,7 @@ import threadpoolctl
 
 from aevb_engine.backend import crew
 from aevb_engine.backend.blas import one_thread
+from tests.patience import patience
 
 CONTROLLER = threadpoolctl.ThreadpoolController()
 
@@ -97,6 +98,6 @@ def test_training_beside_other_work_of_the_process() -> None:
     """Two models at once, then products by other threads: no fork hangs, and the bits are those of training alone."""
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
     done = subprocess.run(
-        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=100, env=environment
+        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=patience(), env=environment
     )  # fmt: skip
     assert done.stdout == "done\n", done.stderr

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from aevb_engine.backend.crew import Crew, agenda
 from aevb_engine.backend.numpy import NumpyBackend
 from aevb_engine.errors import BackendError, UsageError
 from aevb_engine.operation import Buffer, custom
+from tests.patience import patience, until
 
 pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64")
 OBJECTIVES = {"elbo": {}, "iwae": {}, "wake-sleep": {}, "mcem": {"leapfrogs": 2, "updates": 3}}
@@ -37,6 +39,8 @@ def nothing() -> None: ...
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Always a crew, however busy the machine is."""
     monkeypatch.setenv("AEVB_WORKERS", "processes")
+    for name in ("REST", "START"):
+        monkeypatch.setattr(crew, name, patience())
 
 
 @pytest.fixture
@@ -147,18 +151,21 @@ def test_who_runs_a_step_may_change_at_any_step(
 
 
 def test_a_crew_that_is_not_used_takes_no_time(made: Callable[..., Crew]) -> None:
-    """While another way runs the steps."""
+    """While another way runs the steps: at most a clock tick in so many, in one of the windows looked at."""
     run = made([[nothing], [nothing]], [[nothing], [nothing]])
     run.run(5)
+    ticks = os.sysconf("SC_CLK_TCK")
 
     def used() -> int:
         fields = Path(f"/proc/{run._workers[0][0]}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
-    time.sleep(0.1)
-    before = used()
-    time.sleep(1)
-    assert used() - before <= 0.02 * os.sysconf("SC_CLK_TCK")
+    def rests() -> bool:
+        began, before = time.monotonic(), used()
+        time.sleep(0.5)
+        return used() - before <= 0.02 * ticks * (time.monotonic() - began)
+
+    assert any(rests() for _ in range(10))
 
 
 @pytest.mark.parametrize("name", ["elbo", "elbo-mc", "iwae", "beta", "autoencoder", "wake-sleep", "mcem"])
@@ -229,18 +236,24 @@ def test_the_agenda_of_a_member() -> None:
 
 
 def test_more_members_than_cores_do_not_burn_each_others_time(made: Callable[..., Crew]) -> None:
-    """Two members on one core: a phase costs two turns, not a scheduler's slice of milliseconds."""
+    """Two members on one core: a phase costs two turns, not a scheduler's slice of milliseconds that one spins away.
+
+    In time of the processor, which other work does not take; half of it by each, and this one's is looked at.
+    """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
         run = made([[nothing], [nothing]], [[nothing], [nothing]])
         run.run(50)
-        began = time.perf_counter()
-        run.run(200)
-        seconds = time.perf_counter() - began
+        taken = []
+        for _ in range(5):
+            began = time.process_time()
+            run.run(200)
+            taken.append(time.process_time() - began)
     finally:
         os.sched_setaffinity(0, before)
-    assert seconds < 200 * 2 * 2.5e-3
+    assert run._spins == 1
+    assert min(taken) < 200 * 2.5e-3
 
 
 # Failures ---------------------------------------------------------------------------------------------------
@@ -341,7 +354,7 @@ def test_after_an_interrupt_of_one_alone_the_crew_goes_on(
 
 
 @pytest.mark.parametrize("when", ["waits", "works"])
-def test_a_killed_member_is_one_error_in_bounded_time(
+def test_a_killed_member_is_one_error_and_waited_for_no_longer(
     when: str, made: Callable[..., Crew], place: Any, gone: Gone
 ) -> None:
     def die() -> None:
@@ -354,10 +367,8 @@ def test_a_killed_member_is_one_error_in_bounded_time(
     place[0] = 1
     if when == "waits":
         os.kill(workers[0], signal.SIGKILL)
-    began = time.monotonic()
     with pytest.raises(BackendError, match="worker process ended unexpectedly"):
         run.run(1000)
-    assert time.monotonic() - began < 5
     assert all(gone(n) for n in workers)
 
 
@@ -381,21 +392,26 @@ def test_members_hold_no_file_of_the_first(made: Callable[..., Crew], tmp_path: 
 
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 import numpy as np
+from aevb_engine.backend import crew
 from aevb_engine.backend.crew import Crew
+crew.REST = crew.START = 1e6
 from aevb_engine.backend.shared import shared_zeros
 place = shared_zeros((1,), np.int64)
 def work():
     place[0] = 1
     if sys.argv[1] == "works":
-        time.sleep(600)
-crew = Crew([[[lambda: None]], [[work], [lambda: None]], [[lambda: None], [lambda: None]]], lambda: None)
-print(crew._workers[0][0], flush=True)
+        os.write(1, b"works\\n")
+        time.sleep(1e6)
+made = Crew([[[lambda: None]], [[work], [lambda: None]], [[lambda: None], [lambda: None]]], lambda: None)
+print(made._workers[0][0], flush=True)
 if sys.argv[1] == "works":
-    crew.run(1)
-crew.run(2)
-time.sleep(600 if sys.argv[1] != "ends" else 0)
+    made.run(1)
+made.run(2)
+if sys.argv[1] == "waits":
+    print("waits", flush=True)
+    time.sleep(1e6)
 """
 
 
@@ -405,9 +421,9 @@ def test_members_end_with_the_first(when: str, gone: Gone) -> None:
         assert process.stdout is not None
         number = int(process.stdout.readline())
         if when == "ends":
-            assert process.wait(20) == 0
+            assert process.wait(patience()) == 0
         else:
-            time.sleep(0.3)
+            assert process.stdout.readline() == f"{when}\n"
             process.kill()
         assert gone(number)
 
@@ -422,7 +438,7 @@ def test_members_end_with_the_step(make_step: Any, make_likelihood: Any, gone: G
     run.step.run(3)
     workers = [number for number, _, _ in run.step._run_visit._crew._workers]
     assert len(workers) == 1
-    assert not gone(workers[0], 0.05)
+    os.kill(workers[0], 0)  # it is there
     del run
     gc.collect()
     assert gone(workers[0])
@@ -454,7 +470,7 @@ def test_where_a_member_does_not_start_threads_run(
     def setup() -> None:
         forked[0] = os.getpid()
         if how == "hangs":
-            time.sleep(100)
+            time.sleep(1e6)
         if how == "is killed":
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(3)
@@ -462,8 +478,11 @@ def test_where_a_member_does_not_start_threads_run(
     expected = make_step("elbo", make_likelihood("bernoulli"), threads=2)
     metrics = expected.run(20)
     monkeypatch.setattr(backend, "_begin", setup)
-    monkeypatch.setattr(crew, "START", 0.3)
-    monkeypatch.setattr(crew, "PATIENCE", 0.1)
+    monkeypatch.setattr(crew, "START", 10.0)
+    monkeypatch.setattr(crew, "PATIENCE", 2.0)
+    seconds = itertools.count(0.0, 5.0)  # a clock that stands until the member is in the middle of its start
+    clock = SimpleNamespace(monotonic=lambda: next(seconds) if forked[0] else 0.0, sleep=time.sleep)
+    monkeypatch.setattr(crew, "time", clock)
     run = make_step("elbo", make_likelihood("bernoulli"), threads=2)
     assert run.run(20).tobytes() == metrics.tobytes()
     assert run.theta.tobytes() == expected.theta.tobytes()
@@ -476,6 +495,25 @@ def test_what_fails_at_the_start_of_a_member_is_raised() -> None:
         raise ZeroDivisionError("at the start")
 
     made = Crew([[[nothing], [nothing]]], setup)
+    with pytest.raises(ZeroDivisionError, match="at the start"):
+        made.run(1)
+
+
+def test_a_member_that_fails_and_ends_between_two_looks_is_heard(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was ready, as it says by then: its exception is told by the first run."""
+
+    def setup() -> None:
+        until(lambda: place[0], "the first look")
+        raise ZeroDivisionError("at the start")
+
+    def gone(self: Crew) -> bool:
+        place[0] = 1
+        until(lambda: self._counts[crew.LINE] == crew.FAILED, "the end of the member")
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Crew, "_gone", gone)
+        made = Crew([[[nothing], [nothing]]], setup)
     with pytest.raises(ZeroDivisionError, match="at the start"):
         made.run(1)
 
@@ -547,9 +585,10 @@ def test_threads_in_a_process_forked_by_the_user() -> None:
     done = [0, 0]
     phases = [[[lambda i=i: done.__setitem__(i, done[i] + 1)] for i in range(2)]]
     backend.run(phases, 3)
+    limit = patience()
     number = os.fork()
     if number == 0:
-        signal.alarm(5)  # a thread that is waited for in vain
+        signal.alarm(int(limit))  # a thread that is waited for in vain
         try:
             backend.run(phases, 1)
         finally:

@@ -37,7 +37,7 @@ def test_after_an_interrupt_no_share_is_under_way(
 
     def slow(name: str) -> Any:
         def call() -> None:
-            time.sleep(0.2)
+            time.sleep(0.05)
             log.append(name)
 
         return call

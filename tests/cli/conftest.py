@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aevb_cli.main import cli
+from tests.patience import patience
 
 SMALL = ("--dataset", "simulated-binary", "-o", "dataset.train=300", "-o", "dataset.test=100", "--hidden", "20")
 
@@ -61,7 +62,13 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command as a process of its own."""
 
     def invoke(*args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "check": False, **kwargs}
+        options: dict[str, Any] = {
+            "capture_output": True,
+            "text": True,
+            "timeout": patience(),
+            "check": False,
+            **kwargs,
+        }
         return subprocess.run([sys.executable, "-m", "aevb_engine", *args], **options)
 
     return invoke

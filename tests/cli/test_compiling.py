@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from aevb_cli import display
 from aevb_cli.display import PlainScreen, Screen, State
 from aevb_cli.live import LiveScreen
 from aevb_cli.signals import Interrupt
@@ -18,11 +20,18 @@ from aevb_engine import jit
 TEXT = "compiling loops (first time; kept on disk): 1 so far, 12 s"
 
 
-def test_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(autouse=True)
+def _twelve_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first loop, however long the test takes."""
+    monkeypatch.setattr(jit, "time", SimpleNamespace(monotonic=lambda: 112.0))
+
+
+def test_a_plain_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "LINE_SECONDS", 1e9)  # a second line is not due
     with PlainScreen(Interrupt()):
         for count in (1, 2, 3):
             for each in jit.listeners:
-                each(jit.Compiling(count, time.monotonic() - 12))
+                each(jit.Compiling(count, 100.0))
     assert capsys.readouterr().err == TEXT + "\n"
     assert not jit.listeners
 
@@ -36,7 +45,7 @@ def test_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
         return out.getvalue()
 
     assert "compiling" not in shown()
-    monkeypatch.setattr(jit, "compiling", lambda: jit.Compiling(1, time.monotonic() - 12))
+    monkeypatch.setattr(jit, "compiling", lambda: jit.Compiling(1, 100.0))
     for phase in ("loading", "training"):
         screen.phase = phase
         assert TEXT in shown()

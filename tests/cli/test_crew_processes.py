@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from aevb_engine.backend import crew
+from tests.patience import patience, until
 
-from .test_processes import DATA, STEPS, assert_same, await_checkpoint, await_line
+from .test_processes import DATA, STEPS, assert_same, await_checkpoint, await_line, held
 
 pytestmark = pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64")
 RUN = ("run", *DATA, "--hidden", "60", "--threads", "2", "--steps", str(STEPS))
@@ -38,11 +38,8 @@ def workers(parent: int) -> list[int]:
 
 
 def await_worker(child) -> int:
-    deadline = time.monotonic() + 30
-    while not (found := workers(child.pid)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found[0]
+    until(lambda: workers(child.pid), "a worker")
+    return workers(child.pid)[0]
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +47,18 @@ def uninterrupted(tmp_path_factory):
     """By threads: the same bits."""
     place = tmp_path_factory.mktemp("reference") / "run"
     command = [sys.executable, "-m", "aevb_engine", *RUN, "--quiet", "--output", str(place)]
-    subprocess.run(command, check=True, timeout=100, env={**os.environ, "AEVB_WORKERS": "threads"})
+    subprocess.run(command, check=True, timeout=patience(), env={**os.environ, "AEVB_WORKERS": "threads"})
     return place
 
 
 def test_a_signal_to_the_whole_group_stops_once_and_resume_equals(spawn, process, uninterrupted, gone):
-    child = spawn(*RUN, "--output", "r", "--json", group=True)
+    child = spawn(command=held(*RUN, "--output", "r", "--json"), group=True)
+    await_checkpoint(Path("r"))
     worker = await_worker(child)
-    await_line(child, "run folder")
-    time.sleep(0.3)
     os.killpg(child.pid, signal.SIGINT)
-    _, err = child.communicate(timeout=30)
+    await_line(child, "once more to leave at once")
+    Path("go").touch()
+    _, err = child.communicate(timeout=patience())
     assert child.returncode == 75, err
     assert err.splitlines()[-1].endswith("go on with: aevb-engine resume r")
     assert gone(worker)
@@ -72,7 +70,7 @@ def test_a_signal_to_the_whole_group_stops_once_and_resume_equals(spawn, process
 
 def test_a_killed_run_is_resumed_at_once(spawn, process, uninterrupted, gone):
     """Its worker neither keeps the lock of the run nor outlives it for long."""
-    child = spawn(*RUN, "--quiet", "--output", "r")
+    child = spawn(command=held(*RUN, "--quiet", "--output", "r"))
     await_checkpoint(Path("r"))
     worker = await_worker(child)
     child.kill()
@@ -84,10 +82,11 @@ def test_a_killed_run_is_resumed_at_once(spawn, process, uninterrupted, gone):
 
 
 def test_a_killed_worker_ends_the_run_with_one_line(spawn, process):
-    child = spawn(*RUN, "--quiet", "--output", "r")
+    child = spawn(command=held(*RUN, "--quiet", "--output", "r"))
     await_checkpoint(Path("r"))
     os.kill(await_worker(child), signal.SIGKILL)
-    out, err = child.communicate(timeout=30)
+    Path("go").touch()
+    out, err = child.communicate(timeout=patience())
     assert (child.returncode, out, len(err.splitlines())) == (5, "", 1), err
     assert "a worker process ended unexpectedly" in err
     assert "aevb-engine resume r" in process("show", "r").stdout

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.patience import patience
+
 HEAVY = ("numpy", "h5py", "matplotlib", "cupy", "rich", "threadpoolctl", "aevb_plugins")
 COMMANDS = [
     (),
@@ -57,5 +59,5 @@ def test_imports_nothing_heavy(args):
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
     )
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(), check=True)
     assert child.stderr.splitlines()[-1] == "[]"

@@ -13,6 +13,7 @@ from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.log import MetricsLog, read
 from aevb_engine.training.loop import EVAL_COLUMNS
 from aevb_engine.training.trainer import TRAIN_COLUMNS
+from tests.patience import patience
 
 
 def test_finished_run(call, train):
@@ -95,7 +96,7 @@ def _printed(code):
     """By a process of its own: HDF5 opens no file twice in two ways."""
     code = code.replace("print(dict(zip(columns, rows[-1])))", "found = dict(zip(columns, rows[-1]))")
     code += "\nprint(found['step'], found['bound_se'], replaced)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(), check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from aevb_cli.study import _print
 from aevb_engine.evaluation import ais
+from tests.patience import patience, until
 
 ARGS = ("--minibatch", "4,8", "--latent-samples", "1,2", "--replicates", "8")
 AIS = ("--rows", "4", "--temperatures", "4", "--chains", "2", "--threads", "1")
@@ -121,13 +121,9 @@ def test_learner_that_diverges(call, small):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_learners_keep_what_was_measured_at_a_signal(spawn, small, number, code):
     child = spawn("study", "learners", *small, "--seen", "100,100000000", *AIS, "--output", "v")
-    deadline = time.monotonic() + 60
-    while not Path("v/learners.json").exists():
-        assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: Path("v/learners.json").exists() or child.poll() is not None, "the first learner")
     child.send_signal(number)
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=patience())
     assert (child.returncode, out) == (code, "")
     assert err.splitlines()[-1] == "error: interrupted; what was measured is kept in v/learners.json"
     record = json.loads(Path("v/learners.json").read_text())

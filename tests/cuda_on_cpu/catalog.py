@@ -127,6 +127,7 @@ def optimizers() -> Mapping[str, Optimizer]:
     }
 
 
+@cache
 def engine() -> list[Source]:
     """The kernels that belong to no plugin."""
     return [*(generate(k) for k in declared().values()), *handwritten.sources().values()]
@@ -140,6 +141,7 @@ def of_optimizer(name: str) -> Source:
     return optimizer(optimizers()[name], name.replace(" ", "_"))
 
 
+@cache
 def plugins() -> list[Source]:
     """The kernels of the plugins, all options in one module."""
     found = [of_likelihood(name, g, b) for name in likelihoods() for g in (False, True) for b in (False, True)]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from tests.cuda_on_cpu.runner import alone, digest, folder
 
 # What CuPy passes for a RawModule; -v makes the assembler report registers and spills.
 OPTIONS = ("-ftz=true", "--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
@@ -49,9 +53,22 @@ def assembly(arch: str, text: str) -> str:
 
 
 def _compile(arch: str, text: str, options: Sequence[str]) -> tuple[str, str]:
-    """What the compiler says, and the PTX where ``arch`` asks for it."""
+    """What the compiler says, and the PTX where ``arch`` asks for it; kept by content, as g++'s are."""
     nvrtc = library()
     assert nvrtc is not None
+    built = str(Path(nvrtc._name).stat().st_mtime_ns)
+    kept = folder() / f"{digest(nvrtc._name, built, arch, *options, text)}.json"
+    if not kept.exists():
+        with alone(kept.stem), tempfile.TemporaryDirectory(dir=folder()) as work:
+            if not kept.exists():
+                file = Path(work) / kept.name
+                file.write_text(json.dumps(_compiled(nvrtc, arch, text, options)), encoding="utf-8")
+                file.replace(kept)
+    words, ptx = json.loads(kept.read_text(encoding="utf-8"))
+    return words, ptx
+
+
+def _compiled(nvrtc: ctypes.CDLL, arch: str, text: str, options: Sequence[str]) -> tuple[str, str]:
     program = ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"text.cu", 0, None, None) == 0
     try:

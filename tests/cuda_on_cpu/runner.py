@@ -10,12 +10,15 @@ order or width fails here as it would corrupt memory on a device.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from aevb_engine.cuda.launch import HEAD, TYPES, Launch
 
 SCHEDULES = ("forward", "reverse", "shuffled")
 COMPILER = shutil.which("g++")
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-fno-exceptions", "-w")
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-fno-exceptions", "-w")
 SANITIZE = ("-fsanitize=undefined", "-fno-sanitize=vptr")
 BARRIER = re.compile(r"\b(__syncthreads\w*|__shfl\w*|__syncwarp|__nanosleep)\b")
 # Beside the shared variables, so that an overrun is reported and not a crash.
@@ -102,22 +105,55 @@ def folder() -> Path:
     return path
 
 
+@cache
 def compile_text(text: str, sanitize: bool = False) -> Program:
     """A program from a module's text; ``sanitize`` reports undefined behaviour on stderr as "runtime error"."""
     assert COMPILER is not None
     # Without linkage, so that shared variables of templates may lie in one section with the others.
-    source = f'#include "{SHIM}"\nnamespace {{\n{text}\n}}\n{GUARD}{_entries(text)}'
+    source = f"namespace {{\n{text}\n}}\n{GUARD}{_entries(text)}"
     flags = FLAGS + (SANITIZE if sanitize else ())
-    digest = hashlib.sha256("\0".join([*flags, source, SHIM.read_text(encoding="utf-8")]).encode()).hexdigest()[:24]
-    library = folder() / f"{digest}.so"
+    library = folder() / f"{digest(*flags, source, SHIM.read_text(encoding='utf-8'))}.so"
     if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder()) as work:
-            code, built = Path(work) / "text.cpp", Path(work) / "text.so"
-            code.write_text(source, encoding="utf-8")
-            done = subprocess.run([COMPILER, *flags, "-o", str(built), str(code)], capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[:4000]
-            built.replace(library)
+        header = _header(flags)
+        with alone(library.stem), tempfile.TemporaryDirectory(dir=folder()) as work:
+            if not library.exists():  # another process of the tests may have made it meanwhile
+                code, built = Path(work) / "text.cpp", Path(work) / "text.so"
+                code.write_text(f'#include "{header}"\n{source}', encoding="utf-8")
+                _compile(*flags, "-shared", "-o", built, code)
+                built.replace(library)
     return Program(text, library)
+
+
+@cache
+def _header(flags: tuple[str, ...]) -> Path:
+    """shim.h with a precompiled form beside it, which is half of what a short text takes."""
+    path = folder() / f"shim-{digest(*flags, SHIM.read_text(encoding='utf-8'))}" / SHIM.name
+    with alone(path.parent.name):
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=folder()) as work:
+                made = Path(work) / path.parent.name
+                made.mkdir()
+                shutil.copy(SHIM, made)
+                _compile(*flags, "-x", "c++-header", "-o", f"{made / SHIM.name}.gch", made / SHIM.name)
+                made.replace(path.parent)
+    return path
+
+
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """One process at a time, of those that make the same thing."""
+    with (folder() / f"{name[-2:]}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(*arguments: object) -> None:
+    done = subprocess.run([str(COMPILER), *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:4000]
 
 
 def _entries(text: str) -> str:

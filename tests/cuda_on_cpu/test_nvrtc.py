@@ -16,10 +16,7 @@ from tests.cuda_on_cpu.nvrtc import compile_for, library
 from tests.cuda_on_cpu.products import texts, with_epilogues
 
 REQUIRED = os.environ.get("AEVB_REQUIRE_NVRTC") == "1"
-pytestmark = [
-    pytest.mark.skipif(not REQUIRED and library() is None, reason="needs `pip install nvidia-cuda-nvrtc`"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.skipif(not REQUIRED and library() is None, reason="needs `pip install nvidia-cuda-nvrtc`")
 
 # Double precision is compiled for one architecture on every change, for the others with `-m slow`.
 ARCHITECTURES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from aevb_engine.data.download import DownloadError, fetch, open_https
+from tests.patience import patience
 
 
 def test_body_and_progress(server: Any) -> None:
@@ -81,18 +83,21 @@ def test_announced_size_above_the_cap(server: Any) -> None:
 
 
 def test_endless_body_stops_at_the_cap(server: Any) -> None:
-    sent = [0]
+    sent, hung_up = [0], threading.Event()
 
     def endless(handler: Any) -> None:
         handler.send_response(200)
         handler.end_headers()
-        while True:
-            handler.wfile.write(b"x" * 65536)
-            sent[0] += 65536
+        try:
+            while True:
+                handler.wfile.write(b"x" * 65536)
+                sent[0] += 65536
+        finally:
+            hung_up.set()
 
     with pytest.raises(DownloadError, match="sends more than the 100000 bytes"):
         fetch(server.script("a", endless), 100_000, "a", opener=server.opener)
-    time.sleep(0.05)
+    assert hung_up.wait(patience())
     assert sent[0] < 50_000_000  # what the sockets buffered, not what a server wants to send
 
 
@@ -108,11 +113,16 @@ def test_cut_connection(server: Any) -> None:
 
 
 def test_silence_times_out(server: Any) -> None:
-    def silent(handler: Any) -> None:
-        time.sleep(0.5)
+    over = threading.Event()
 
-    with pytest.raises(DownloadError, match="timed out"):
-        fetch(server.script("a", silent), 10, "a", opener=server.opener, timeout=0.1)
+    def silent(handler: Any) -> None:
+        over.wait(patience())
+
+    try:
+        with pytest.raises(DownloadError, match="timed out"):
+            fetch(server.script("a", silent), 10, "a", opener=server.opener, timeout=0.1)
+    finally:
+        over.set()
 
 
 def test_trickle_ends_at_the_time_limit(server: Any) -> None:

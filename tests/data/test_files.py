@@ -17,6 +17,7 @@ from aevb_engine.data.dataset import DataRequest
 from aevb_engine.data.files import RemoteFile, cache_folder, content, search_folders, store
 from aevb_engine.data.gunzip import gunzip
 from aevb_engine.errors import DataError, StorageError
+from tests.patience import patience
 
 PLAIN = b"the content of the file " * 100
 PACKED = gzip.compress(PLAIN)
@@ -288,7 +289,7 @@ def test_leftover_of_a_crash_is_harmless(tmp_path: Path, server: Any) -> None:
 
 
 def test_two_downloads_at_once(tmp_path: Path, server: Any) -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=patience())
 
     def answer(handler: Any) -> None:
         both.wait()  # neither is answered before both have asked

@@ -27,6 +27,7 @@ from aevb_engine.experiment.figures.style import LARGE, encoded, png
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.run import start
 from aevb_engine.experiment.session import Session, prepare
+from tests.patience import patience
 
 SMALL: dict[str, Any] = {"dataset_options": {"train": 300, "test": 120}, "hidden": (20,), "threads": 1}
 ALWAYS = {"bound.png", "reconstructions.png", "samples.png", "latent.png"}
@@ -178,7 +179,7 @@ def test_import_is_light_and_drawing_touches_no_global_state(tmp_path: Path) -> 
         assert "matplotlib.pyplot" not in sys.modules
         assert matplotlib.rcParams.copy() == before
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=patience())
 
 
 def test_latent_grid_is_the_inverse_normal_of_a_regular_grid() -> None:

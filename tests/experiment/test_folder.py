@@ -226,18 +226,20 @@ def test_one_broken_run_never_breaks_a_listing(tmp_path: Path) -> None:
 
 
 HOLDER = textwrap.dedent("""
-    import sys, time
+    import sys
     from aevb_engine.experiment.folder import RunFolder
     with RunFolder.open(sys.argv[1]).lock():
         print("held", flush=True)
-        time.sleep(60)
+        sys.stdin.read()  # until it is killed
 """)
 
 
 def test_lock_of_another_process_is_named_and_ends_with_it(tmp_path: Path) -> None:
     run = RunFolder.create("a", tmp_path / "run")
     run.update(status="running")
-    child = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"

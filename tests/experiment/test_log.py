@@ -18,6 +18,7 @@ import pytest
 from aevb_engine.errors import FileFormatError, StorageError, UsageError
 from aevb_engine.experiment import log
 from aevb_engine.experiment.log import MetricsLog
+from tests.patience import patience
 
 TRAIN = ("step", "bound", "kl")
 COLUMNS = {"train": TRAIN, "eval": ("step", "bound")}
@@ -172,7 +173,7 @@ def test_reader_sees_only_whole_rows_of_a_live_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_many_refreshes_of_a_live_writer(tmp_path: Path) -> None:
     poll(tmp_path / "metrics.h5", refreshes=100_000)
 
@@ -203,8 +204,9 @@ def poll(path: Path, refreshes: int) -> None:
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        seen, changes = 0, 0
-        for _ in range(refreshes):
+        seen, changes, done = 0, 0, 0
+        while done < refreshes or changes <= refreshes // 20:  # which of the two is quicker is the machine's
+            done += 1
             found = log.read(path)
             train, evaluation = found["train"][1], found["eval"][1]
             steps = np.arange(1.0, len(train) + 1)
@@ -214,8 +216,7 @@ def poll(path: Path, refreshes: int) -> None:
             assert len(train) >= seen or len(train) >= 100  # never backwards but at a resume
             changes += len(train) != seen
             seen = len(train)
-        assert changes > refreshes // 20
-        assert child.poll() is None
+            assert child.poll() is None
     finally:
         child.kill()
         child.communicate()
@@ -300,7 +301,7 @@ def test_real_write_failure_keeps_the_flushed_rows(tmp_path: Path, limit: int) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=patience(),
     )
     assert child.returncode == 1, child.stderr
     assert child.stderr == f"cannot write {path}: File too large; free some space there or choose another place\n"
@@ -406,20 +407,6 @@ def test_no_truncation_goes_unnoticed(tmp_path: Path) -> None:
             assert found["train"][1].tobytes() == rows(1, 5000).tobytes()
             caught = "one line"
         assert "\n" not in caught
-
-
-def test_a_row_costs_little(tmp_path: Path) -> None:
-    """The target is 5 us a row of 16 numbers appended one by one; ten times that would be a mistake in the code."""
-    names = ("step", *(f"c{i}" for i in range(15)))
-    row = np.zeros(16)
-    with MetricsLog.create(tmp_path / "metrics.h5", {"train": names}) as metrics:
-        best = np.inf
-        for _ in range(5):
-            start = time.perf_counter()
-            for _ in range(1000):
-                metrics.append("train", row)
-            best = min(best, (time.perf_counter() - start) / 1000)
-    assert best < 50e-6
 
 
 def image(path: Path, *, live: bool) -> bytes:
@@ -559,3 +546,16 @@ def test_a_mark_is_seen(tmp_path: Path) -> None:
         assert file["train"].shape == (120, 4)
     path.write_bytes(b"\x89HDF\r\n\x1a\n\x03")
     assert not log.is_open(path)
+
+
+def test_rows_are_written_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a row costs, 5 us appended one by one, is a twentieth of what it would cost to write it."""
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    writes: list[int] = []
+    write = log._Table.write
+    monkeypatch.setattr(log._Table, "write", lambda self, values: (writes.append(len(values)), write(self, values)))
+    with MetricsLog.create(tmp_path / "metrics.h5", COLUMNS) as metrics:
+        for row in rows(1, 1000):
+            metrics.append("train", row)
+        assert len(writes) <= 1000 // 50
+    assert sum(writes) == 1000

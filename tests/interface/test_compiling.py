@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,7 +30,7 @@ def outer(n):
 def other(n):
     return 2 * n
 
-seen = []
+seen, jit.SERIES = [], 1e6
 jit.listeners.append(lambda series: seen.append((series.count, jit.compiling() is series)))
 step = jit.inlined(inner)
 assert jit.compiling() is None
@@ -60,6 +60,7 @@ import numpy as np
 import aevb_engine as aevb
 from aevb_engine import jit
 
+jit.SERIES = 1e6  # however slow the machine is between two loops
 x = np.random.default_rng(0).random((60, 20)).astype(np.float32)
 model = aevb.VAE("gaussian", hidden=5, batch_size=20, backend="cpu", threads=1, seed=1)
 
@@ -95,5 +96,6 @@ def test_a_cold_fit_says_so_and_can_be_interrupted(tmp_path: Path) -> None:
     assert out == "300.0\n"
 
 
-def test_a_series() -> None:
-    assert str(jit.Compiling(7, time.monotonic() - 12)) == "compiling loops (first time; kept on disk): 7 so far, 12 s"
+def test_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "time", SimpleNamespace(monotonic=lambda: 112.0))
+    assert str(jit.Compiling(7, 100.0)) == "compiling loops (first time; kept on disk): 7 so far, 12 s"

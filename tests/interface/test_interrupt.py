@@ -20,6 +20,7 @@ from aevb_engine import jit
 from aevb_engine.backend import crew
 from aevb_engine.errors import TrainingError
 from tests.alarm import interrupted
+from tests.patience import patience
 
 X = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.uint8)
 WORKERS = pytest.param(2, marks=pytest.mark.skipif(not crew.possible(), reason="crews need Linux on x86-64"))
@@ -74,7 +75,7 @@ def test_the_second_ctrl_c_leaves_at_once_with_a_history_of_what_is_kept() -> No
             signal.raise_signal(signal.SIGINT)
         signal.setitimer(signal.ITIMER_REAL, 0.001)
 
-    before = signal.signal(signal.SIGALRM, twice)
+    before, timer = signal.signal(signal.SIGALRM, twice), signal.getitimer(signal.ITIMER_REAL)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.001)
         with pytest.raises(KeyboardInterrupt):
@@ -82,6 +83,7 @@ def test_the_second_ctrl_c_leaves_at_once_with_a_history_of_what_is_kept() -> No
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
     kept = step(model)
     assert theta(model) == theta(made().fit(X, steps=kept))
     steps = [row["step"] for row in model.history]
@@ -122,7 +124,7 @@ def test_other_threads_have_no_handler() -> None:
 
     other = threading.Thread(target=lambda: made().fit(X, steps=60, callback=look))
     other.start()
-    other.join(60)
+    other.join()
     assert found == [before, before]
     made().fit(X, steps=60, callback=look)
     assert before not in found[2:]
@@ -176,7 +178,7 @@ def test_a_terminal_signals_the_workers_too() -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "begun\n"
     os.killpg(child.pid, signal.SIGINT)
-    out, _ = child.communicate(timeout=60)
+    out, _ = child.communicate(timeout=patience())
     assert child.returncode == 0
     end, last, digest = json.loads(out)
     assert end == last >= 500

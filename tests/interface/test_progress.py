@@ -6,7 +6,6 @@ import io
 import re
 import sys
 import threading
-import time
 import types
 from typing import Any
 
@@ -17,6 +16,7 @@ import aevb_engine as aevb
 from aevb_engine import jit
 from aevb_engine.interface import progress
 from aevb_engine.interface.progress import Bar, Line, Lines, Silent, choose
+from tests.patience import until
 
 X = (np.random.default_rng(0).random((60, 20)) < 0.3).astype(np.uint8)
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -147,23 +147,31 @@ def test_a_terminal_that_has_gone_ends_no_fit(stderr: Any, monkeypatch: pytest.M
 # Compiling --------------------------------------------------------------------------------------------------
 
 
-def test_compiling_is_said_in_plain_lines(stderr: Any) -> None:
+@pytest.fixture
+def twelve_seconds(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """So many loops that have been compiled for 12 s, however long the test takes."""
+    monkeypatch.setattr(jit, "time", types.SimpleNamespace(monotonic=lambda: 112.0))
+    return lambda count: jit.Compiling(count, 100.0)
+
+
+def test_compiling_is_said_in_plain_lines(stderr: Any, twelve_seconds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lines, "every", 1e9)  # a second line is not due
     stream = stderr(False)
     with choose(True):
         for count in (1, 2, 3):
             for each in jit.listeners:
-                each(jit.Compiling(count, time.monotonic() - 12))
+                each(twelve_seconds(count))
     assert stream.getvalue() == "compiling loops (first time; kept on disk): 1 so far, 12 s\n"
     assert not jit.listeners
 
 
-def test_compiling_is_shown_by_the_bar(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_is_shown_by_the_bar(stderr: Any, twelve_seconds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = stderr(True)
-    series = jit.Compiling(3, time.monotonic() - 12)
+    series = twelve_seconds(3)
     monkeypatch.setattr(jit, "compiling", lambda: series)
     with choose(None):
-        time.sleep(0.4)
-    assert "compiling loops (first time; kept on disk): 3 so far, 12 s" in CODES.sub("", stream.getvalue())
+        text = "compiling loops (first time; kept on disk): 3 so far, 12 s"
+        until(lambda: text in CODES.sub("", stream.getvalue()), "a frame with the loops")
 
 
 def test_no_thread_is_left(stderr: Any) -> None:
@@ -171,7 +179,4 @@ def test_no_thread_is_left(stderr: Any) -> None:
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
         made().fit(X, steps=500, callback=lambda row: 1 / 0)
-    end = time.monotonic() + 5
-    while threading.active_count() > before:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: threading.active_count() <= before, "the end of the bar's thread")

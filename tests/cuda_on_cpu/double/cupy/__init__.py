@@ -191,23 +191,28 @@ def __getattr__(name: str) -> Any:
 
 
 class RawModule:
-    """A text compiled with g++; functions check their arguments as ctypes needs them."""
+    """A text compiled with g++, by its first launch; functions check their arguments as ctypes needs them."""
 
     def __init__(self, *, code: str, options: tuple[str, ...] = (), enable_cooperative_groups: bool = False) -> None:
         _not_captured("a compilation")
         self.code, self.cooperative = code, enable_cooperative_groups
-        self._program = None if "probe" in code else runner.compile_text(code)
+        self._program: Any = None
 
     def get_function(self, name: str) -> _Function:
         _not_captured("loading a function")
-        return _Function(self, self._program, name)
+        return _Function(self, name)
+
+    def program(self) -> Any:
+        if self._program is None:
+            self._program = runner.compile_text(self.code)
+        return self._program
 
 
 class _Function:
     """A kernel. Its code is loaded by looking at its attributes, or else by its first launch."""
 
-    def __init__(self, module: RawModule, program: Any, name: str) -> None:
-        self._module, self._program, self._name = module, program, name
+    def __init__(self, module: RawModule, name: str) -> None:
+        self._module, self._name = module, name
         self._loaded = False
         self.kernel = types.SimpleNamespace(ptr=id(self))
 
@@ -226,9 +231,8 @@ class _Function:
         _not_beside("a launch")
 
         def run() -> None:
-            assert self._program is not None
             schedule = os.environ.get("AEVB_SCHEDULE", "forward")
-            self._program.call(self._name, grid, block, args, schedule, cooperative=self._module.cooperative)
+            self._module.program().call(self._name, grid, block, args, schedule, cooperative=self._module.cooperative)
 
         stream = _State.capturing
         if stream is None:
