@@ -143,4 +143,7 @@ def _writer_lives(name: str) -> bool:
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     rest = memoryview(data).cast("B")
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        written = os.write(descriptor, rest)
+        if not written:  # a broken file system: it would be asked for ever
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rest = rest[written:]

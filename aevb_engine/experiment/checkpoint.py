@@ -24,6 +24,7 @@ import numpy as np
 from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment import atomic, inspect, plain_hdf5
 from aevb_engine.experiment.atomic import shown
+from aevb_engine.training.state import check_state
 
 FORMAT, VERSION = "aevb-checkpoint", 1
 MAX_META_BYTES = 16 << 20
@@ -273,6 +274,7 @@ class CheckpointStore:
             found = read(path)
             if found.step != step:
                 raise FileFormatError(f"{shown(path)} holds step {found.step}; swapped with another file")
+            check_state(found.arrays, shown(path))
             if self.run and (found.meta.get("run") or self.run) != self.run:
                 raise FileFormatError(f"{shown(path)} is a checkpoint of another run; restore it from a copy")
         except UsageError:  # removed meanwhile

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.data.binarize import binarize_draw
@@ -19,6 +18,7 @@ from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.folder import ROOT, RunFolder
 from aevb_engine.experiment.session import Session, prepare, split_rows
+from aevb_engine.training.state import check_state
 
 SCHEMA = 1
 Split = Literal["test", "validation", "train"]
@@ -74,14 +74,14 @@ def open_run(
 
 
 def load_parameters(session: Session, checkpoint: Checkpoint, where: str) -> None:
-    """The checkpoint's theta into the session's model; FileFormatError where it is another model's or not finite."""
+    """The checkpoint's theta into the session's model; FileFormatError where it is another model's, or its state is not
+    finite."""
     theta, model = checkpoint.arrays.get("theta"), session.model
     target = model.parameters.theta
     if theta is None or theta.shape != target.shape or theta.dtype != model.dtype:
         found = "nothing" if theta is None else f"{theta.shape} {theta.dtype}"
         raise FileFormatError(f"{where}: the checkpoint's 'theta' is {found}; the configuration needs {target.shape}")
-    if not np.isfinite(theta).all():
-        raise FileFormatError(f"{where}: the checkpoint's parameters are not finite; use an earlier checkpoint")
+    check_state(checkpoint.arrays, f"{where}, step {checkpoint.step}")
     target[...] = model.backend.upload(theta)
 
 

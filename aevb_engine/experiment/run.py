@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.errors import AevbError, FileFormatError, Stopped, StorageError, UsageError
-from aevb_engine.evaluation.bound import summary
+from aevb_engine.evaluation.bound import draw_error, summary
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
 from aevb_engine.experiment import lengthen
-from aevb_engine.experiment.atomic import quoted
+from aevb_engine.experiment.atomic import quoted, storage_errors
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
 from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig
@@ -36,6 +36,7 @@ from aevb_engine.training.trainer import TRAIN_COLUMNS, Diverged
 SCHEMA = 1
 CHECKPOINT_SHARE = 20  # a checkpoint is due when twenty times its cost has gone by: below 5 % of the time
 CHECKPOINT_SECONDS = 1.0
+COLUMNS_OF = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}  # the tables of the metrics log
 Rows = npt.NDArray[np.float64]
 
 
@@ -95,8 +96,8 @@ def begun(
             eval_every=session.eval_every,
             held_out=session.held_out_is,
         )
-        columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
-        with MetricsLog.create(folder.metrics_path, columns, run=folder.read_record().get("id", "")) as log:
+        number = folder.read_record().get("id", "")
+        with MetricsLog.create(folder.metrics_path, COLUMNS_OF, run=number) as log:
             yield Recorder(folder, session, log, Progress(), display, stop)
 
 
@@ -180,7 +181,7 @@ def resume(
             display.begin(folder, session)
             return folder, session, {**ended, "run": str(folder.path)}
         folder.update(status="running", resumed_from=step, environment=now, error=None, **fields)
-        with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of) as log:
+        with _log(folder, step, fallback, of) as log:
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
@@ -194,6 +195,15 @@ def _same_bits(other: list[str], exact: bool, display: Display) -> None:
     if exact:
         raise FileFormatError(line)
     display.note(line)
+
+
+def _log(folder: RunFolder, step: int, fallback: Mapping[str, Any], of: str) -> MetricsLog:
+    """The metrics up to a step. Before the first one none count: a torn log need not be read, which can take long."""
+    if step:
+        return MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of)
+    with storage_errors("write", folder.metrics_path):
+        folder.metrics_path.unlink(missing_ok=True)
+    return MetricsLog.create(folder.metrics_path, COLUMNS_OF, run=of)
 
 
 def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder, dict[str, Any], str] | None:
@@ -255,10 +265,13 @@ def restore(session: Session, checkpoint: Checkpoint) -> Progress:
 def train(recorder: Recorder) -> dict[str, Any]:
     """To the end; the result's record."""
     announce(recorder)
-    with failures(recorder):
-        ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
-        recorder.save(is_best=False)
-    return conclude(recorder, ended)
+    try:
+        with failures(recorder):
+            ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
+            recorder.save(is_best=False)
+        return conclude(recorder, ended)
+    finally:
+        recorder.session.backend.close()
 
 
 def announce(recorder: Recorder) -> None:
@@ -320,14 +333,14 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Settled:
-    """Whose parameters a session holds at its end, the last rows of the training up to them, and what there is to say.
+    """Whose parameters a session holds at its end, the rows of the last steps up to them, and what there is to say.
 
     ``steps`` and ``seen`` are those of the training as a whole.
     """
 
     step: int
     which: Which
-    tail: Rows
+    last: Rows
     steps: int
     seen: int
     warnings: list[str]
@@ -341,15 +354,14 @@ def settle(folder: RunFolder, session: Session, progress: Progress) -> Settled:
     trainer = session.trainer
     steps, seen, best = trainer.step, trainer.seen, progress.convergence.best_step
     if session.held_out_is != "validation" or best is None:
-        return Settled(steps, "last", progress.tail, steps, seen, [])
+        return Settled(steps, "last", progress.last_steps(), steps, seen, [])
     found = chosen(folder.checkpoints)
     if found.which == "last":
         line = f"the best checkpoint, of step {best}, cannot be read: the result is of the last parameters"
-        return Settled(steps, "last", progress.tail, steps, seen, [*found.warnings, line])
-    tail = progress.tail
+        return Settled(steps, "last", progress.last_steps(), steps, seen, [*found.warnings, line])
     if found.checkpoint.step != steps:
-        tail = restore(session, found.checkpoint).tail
-    return Settled(found.checkpoint.step, "best", tail, steps, seen, found.warnings)
+        progress = restore(session, found.checkpoint)
+    return Settled(found.checkpoint.step, "best", progress.last_steps(), steps, seen, found.warnings)
 
 
 def _evaluation(session: Session) -> Callable[[], dict[str, float]] | None:
@@ -435,12 +447,15 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     validation rows where there are some, else the last. ``train_bound`` is the mean over the last batches up to them.
     """
     settled = settle(folder, session, progress)
-    config, trainer, tail, warnings = session.config, session.trainer, settled.tail, session.warnings + settled.warnings
+    config, trainer, last, warnings = session.config, session.trainer, settled.last, session.warnings + settled.warnings
     per_point = session.test.run() if session.test is not None else None
     means = summary(per_point) if per_point is not None else {}
     test = {name: means[name] if name in session.held_out_columns else None for name in COLUMNS}
     trained = {name: name in session.objective.columns for name in COLUMNS}
     seconds, bound = progress.seconds, test["bound"]
+    noise = np.nan
+    if session.test is not None and per_point is not None and bound is not None:
+        noise = draw_error(per_point[:, 0], session.test.run(draw=1)[:, 0])
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "run": str(folder.path),
@@ -462,10 +477,12 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "seconds": round(seconds, 4),
         "steps_per_second": round(settled.steps / seconds, 2) if seconds > 0 else None,
         "checkpoint": {"step": settled.step, "which": settled.which},
-        "train_bound": float(tail[:, 2].mean()) if trained["bound"] else None,
-        "train_reconstruction": float(tail[:, 3].mean()) if trained["reconstruction"] else None,
+        "train_bound": float(last[:, 2].mean()) if trained["bound"] else None,
+        "train_reconstruction": float(last[:, 3].mean()) if trained["reconstruction"] else None,
+        "train_bound_steps": len(last),  # the last steps up to these parameters, whose batches these are means of
         "test_bound": test["bound"],
         "test_bound_se": _known(means["bound_se"]) if test["bound"] is not None else None,
+        "test_bound_draw_sd": _known(noise),  # by its one draw of noise a row alone
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
         "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
@@ -475,7 +492,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     if session.held_out_is == "validation":
         record[f"validation_{session.criterion}"] = progress.convergence.best  # of the best checkpoint
     if per_point is not None and bound is not None and np.isfinite(bound):
-        found = remarks(judged(session, progress, per_point, steps=settled.steps, tail=tail))
+        found = remarks(judged(session, progress, per_point, steps=settled.steps, last=last))
         units = session.model.architecture.latent
         record |= {
             "latent_units": units,
@@ -500,8 +517,8 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     return record
 
 
-def judged(session: Session, progress: Progress, per_point: Rows, *, steps: int, tail: Rows) -> Judged:
-    """A trained session by its test rows, after so many ``steps``; ``tail``: the last rows up to its parameters."""
+def judged(session: Session, progress: Progress, per_point: Rows, *, steps: int, last: Rows) -> Judged:
+    """A trained session by its test rows, after so many ``steps``; ``last``: the rows of those up to its parameters."""
     dataset, config, schedule = session.dataset, session.config, session.trainer.settings.schedule
     return Judged(
         model=session.model,
@@ -509,7 +526,7 @@ def judged(session: Session, progress: Progress, per_point: Rows, *, steps: int,
         bounds=per_point[:, 0],
         name="test",
         train=session.train_rows,
-        train_bound=float(tail[:, 2].mean()),
+        train_bound=float(last[:, 2].mean()),
         steps=steps,
         course=progress.evaluations[:, [0, 2]],
         scale=dataset.scale,
@@ -522,4 +539,4 @@ def judged(session: Session, progress: Progress, per_point: Rows, *, steps: int,
 
 def _known(value: float) -> float | None:
     """None for an error that nothing is known of."""
-    return None if np.isnan(value) else value
+    return value if np.isfinite(value) else None

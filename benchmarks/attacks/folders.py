@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -12,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from aevb_engine.experiment.checkpoint import CheckpointStore
-from aevb_engine.experiment.log import read_safely
+from aevb_engine.experiment.log import read
 
 OF_TIME = {"run", "seconds", "steps_per_second", "saved", "config", "trainer"}  # what two equal runs differ in
+SET_ASIDE = "metrics.damaged-*.h5"
 
 
 def content(folder: Path) -> dict[str, str]:
-    """What is in a run folder, by name: a digest, or the facts themselves where they are few; no times, no place."""
-    found = {str(p.relative_to(folder)): "" for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    """What is in a run folder, by name: a digest, or the facts themselves where they are few; no times, no place.
+
+    A damaged log that was kept beside the one in its place is no part of it.
+    """
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != ".lock" and not p.match(SET_ASIDE)]
+    found = {str(p.relative_to(folder)): "" for p in files}
     store = CheckpointStore(folder / "checkpoints")
     for step in store.steps():
         one = store.load(step)
@@ -35,7 +41,7 @@ def content(folder: Path) -> dict[str, str]:
     best = folder / "checkpoints" / "best.json"
     if best.exists():
         found["checkpoints/best.json"] = best.read_text()
-    for table, (columns, rows) in read_safely(folder / "metrics.h5", 60.0).items():
+    for table, (columns, rows) in read(folder / "metrics.h5").items():
         found[f"metrics {table}"] = f"{columns} {rows.shape} {hashlib.sha256(rows.tobytes()).hexdigest()}"
     record = json.loads((folder / "run.json").read_text())
     kept = ("status", "step", "total_steps", "error", "held_out", "eval_every")
@@ -55,17 +61,12 @@ def differences(mine: dict[str, str], wanted: dict[str, str]) -> list[str]:
     return sorted(lines)
 
 
-def temporary(folder: Path) -> list[str]:
-    """Files that were never given their names."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob(".aevb-*"))
-
-
 @dataclass
 class Report:
     """What an attack came to: how often each outcome, and a line for each promise broken."""
 
     attack: str
-    promises: dict[str, str]
+    promises: dict[str, str]  # by name, in words
     outcomes: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     count: int = 0
@@ -75,7 +76,9 @@ class Report:
         """One case, with what it broke."""
         self.count += 1
         self.outcomes[outcome] += 1
-        self.broken += [f"{case}: {line}" for line in broken]
+        for line in broken:
+            self.broken.append(f"{case}: {line}")
+            sys.stderr.write(f"broken: {self.broken[-1]}\n")
 
     def finish(self, json_file: Path | None, printed: Any = print) -> int:
         """The table, the JSON object, the exit code."""
@@ -83,8 +86,8 @@ class Report:
         printed(f"{self.attack}: {self.count} cases in {seconds:.0f} s")
         for outcome, number in self.outcomes.most_common():
             printed(f"  {number:6}  {outcome}")
-        for line in self.broken:
-            printed(f"  broken: {line}")
+        for line in self.promises.values():
+            printed(f"  promised: {line}")
         printed("  nothing broken" if not self.broken else f"  {len(self.broken)} broken")
         if json_file is not None:
             record = {

@@ -10,7 +10,7 @@ import click
 from aevb_cli import complete
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
-from aevb_cli.text import columns, duration, echo_json, number, pairs, say, setting, size, sparkline, table
+from aevb_cli.text import columns, duration, echo_json, means, number, pairs, say, setting, size, sparkline, table
 from aevb_cli.work import parameters
 from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment.atomic import quoted
@@ -196,6 +196,7 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
     if result and result.get("test_bound") is None and result.get("train_bound") is None:
         parts = [f"{name} {number(result.get(f'{name}_reconstruction'))}" for name in ("train", "test")]
         rows += [("reconstruction", "   ".join(parts) + "   nats a data point"), ("bound", "- (not a bound)")]
+        rows += means(result)
     elif result:
         rows += [
             ("train bound", f"{number(result.get('train_bound'))} nats a data point"),
@@ -204,6 +205,7 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{number(result.get('test_bound'))} = reconstruction {number(result.get('test_reconstruction'))} "
                 f"- KL {number(result.get('test_kl'))}",
             ),
+            *means(result),
         ]
     if result:
         if result.get("test_bound_k") is not None:

@@ -58,7 +58,8 @@ def test_result_evaluation_and_loaded_model_are_of_the_best_step(whole: tuple[Pa
         assert found["checkpoint"] == {"step": step, "which": which or "best"}
         assert found["bound"]["value"] == pytest.approx(expected[which or "best"], rel=1e-6)
     train = read(path / "metrics.h5")["train"][1]
-    assert result["train_bound"] == pytest.approx(train[: best.step, 2].mean())  # the batches up to these parameters
+    assert result["train_bound"] == pytest.approx(train[best.step - 2 : best.step, 2].mean())  # up to these
+    assert result["train_bound_steps"] == best.step // 10 == 2
 
 
 def test_without_validation_rows_the_last_parameters_count(tmp_path: Path) -> None:

@@ -167,6 +167,29 @@ def test_without_a_checkpoint_a_run_begins_again_and_says_so(tmp_path: Path) -> 
         run.resume(tmp_path / "r")
 
 
+def test_beginning_again_asks_nothing_of_a_torn_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may take its reader's whole minute; no row of it counts."""
+    from aevb_engine.experiment import log
+
+    stopped(RunConfig(**{**SMALL, "steps": 200}), tmp_path / "r")
+    for file in (tmp_path / "r" / "checkpoints").iterdir():
+        file.unlink()
+
+    def never(*_: Any) -> Any:
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "read_safely", never)
+        folder, _, _ = run.resume(tmp_path / "r")
+    assert log.read(folder.metrics_path)["train"][1][:, 0].tolist() == list(range(1, 201))
+    folder.update(status="running", result=None)
+    for file in (tmp_path / "r" / "checkpoints").iterdir():
+        file.unlink()
+    folder.metrics_path.unlink()  # killed between the two
+    run.resume(tmp_path / "r")
+    assert log.read(folder.metrics_path)["train"][1][:, 0].tolist() == list(range(1, 201))
+
+
 def test_an_error_is_forgotten_once_the_run_goes_on(tmp_path: Path) -> None:
     stopped(RunConfig(**{**SMALL, "steps": 200}), tmp_path / "r")
     folder = RunFolder.open(tmp_path / "r")
