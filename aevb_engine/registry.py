@@ -66,9 +66,11 @@ def _target(kind: Kind, name: str) -> str | None:
     seen: set[str] = set()
     targets: set[str] = set()
     for place in sys.path:
+        if not isinstance(place, str):  # as the import system, which skips it
+            continue
         try:
             folders = [f for f in Path(place or ".").iterdir() if f.name.endswith((".dist-info", ".egg-info"))]
-        except OSError:  # an archive, or nothing
+        except (OSError, ValueError):  # an archive, nothing, or no path
             continue
         for folder in folders:
             distribution = folder.name.split("-")[0].removesuffix(".egg").replace(".", "_").lower()

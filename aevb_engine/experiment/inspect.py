@@ -98,7 +98,8 @@ def _ask(request: Mapping[str, Any], data: bytes, timeout: float, memory: int) -
 
 def _run(request: Mapping[str, Any], data: bytes, timeout: float, memory: int, name: str) -> bytes:
     nonce = secrets.token_hex(16)
-    path = [entry for entry in sys.path if isinstance(entry, str) and entry]  # as the import system, which skips others
+    # Those that the import system skips, or stumbles over, are no use to the child.
+    path = [entry for entry in sys.path if isinstance(entry, str) and entry and "\0" not in entry]
     asked = {**request, "nonce": nonce, "seconds": timeout, "memory": memory, "path": path, "package": _PACKAGE}
     environment = {key: value for key, value in os.environ.items() if key not in _STEERING}
     environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

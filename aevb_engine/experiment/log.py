@@ -36,7 +36,6 @@ CHECK = "check"
 BLOCK_ROWS, BLOCK_SECONDS = 50, 1.0
 _CHUNK_BYTES = 64 << 10
 _MIN_ATTEMPTS = 3
-_FILL = int(np.float64(np.nan).view(np.uint64))  # the bits of a row that is announced and not filled yet
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Rows = np.ndarray[Any, np.dtype[Any]]
@@ -383,7 +382,10 @@ MEND = "`aevb-engine resume` of the run rebuilds it, or restore it from a copy"
 
 
 def _decode(data: bytearray, live: bool, where: str, run: str) -> Found:
-    """The log in a file's bytes; `live`: it is marked as open for writing, its last rows may not be there yet."""
+    """The log in a file's bytes; `live`: it is marked as open for writing.
+
+    libhdf5 writes rows before it announces them, so that one without its checksum is damaged there, too.
+    """
     import h5py
 
     if live:
@@ -407,9 +409,6 @@ def _decode(data: bytearray, live: bool, where: str, run: str) -> Found:
                 there = np.flatnonzero(~np.isnan(rows[:, columns.index("step")]))
                 tables[name] = (columns, rows[: int(there[-1]) + 1 if there.size else 0])
                 continue
-            if live:
-                filled = np.flatnonzero((rows.view(np.uint64) != _FILL).any(1))
-                rows = rows[: int(filled[-1]) + 1 if filled.size else 0]
             columns = columns[:-1]
             sound = rows[:, -1] == _checked(rows[:, :-1], _seed(of, name, columns))[:, -1]
             if not sound.all():

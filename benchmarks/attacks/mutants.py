@@ -263,11 +263,15 @@ def show(folder: Path) -> tuple[list[str], Any]:
 
 
 def load(path: Path) -> tuple[list[str], Any]:
+    """What a loaded model would save: its parameters, its training state, its configuration."""
     import aevb_engine
+    from aevb_engine.experiment.checkpoint import decode
 
-    vae = aevb_engine.load(path)
-    step, state = vae._stored
-    return [], (_digest(vae.model.parameters.theta), step, {n: _digest(a) for n, a in state.items()}, str(vae.config))
+    with tempfile.TemporaryDirectory() as place:
+        saved = Path(place, "saved.h5")
+        aevb_engine.load(path).save(saved)
+        found = decode(saved.read_bytes(), "saved")
+    return [], (found.step, dict(found.meta), {name: _digest(array) for name, array in found.arrays.items()})
 
 
 def evaluate(folder: Path) -> tuple[list[str], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ try:
     facts["devices"] = facts["devices"] or [backend.device()]
 except BaseException as error:
     facts["cause"] = str(error).removeprefix("backend gpu: ") or type(error).__name__
-print(json.dumps(facts))
+print("\\n" + sys.argv[1] + json.dumps(facts), flush=True)
 """
 
 
@@ -116,9 +117,11 @@ def gpu_state() -> dict[str, Any]:
     """Driver, devices, CUDA and CuPy versions, and in ``cause`` why no GPU can be used (None: one can)."""
     facts: dict[str, Any] = {"cupy": None, "driver": None, "cuda": None, "devices": [], "cause": None}
     try:
-        command = [sys.executable, "-P", "-c", PROBE]
-        child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        facts = json.loads(child.stdout.strip().splitlines()[-1])
+        mark = secrets.token_hex(16)  # what else is printed there is no answer
+        command = [sys.executable, "-P", "-c", PROBE, mark]
+        child = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        answers = [line for line in child.stdout.split(b"\n") if line.startswith(mark.encode())]
+        facts = json.loads(answers[0].removeprefix(mark.encode()))
     except subprocess.TimeoutExpired:
         facts["cause"] = "the driver or CuPy did not answer within a minute"
     except (OSError, ValueError, IndexError):

@@ -301,3 +301,12 @@ def test_doctor_survives_a_gpu_probe_that_crashes(call, monkeypatch):
 
     monkeypatch.setattr(doctor, "PROBE", "import os; os.abort()")
     assert "looking for a GPU crashed" in call("doctor").stdout
+
+
+def test_what_others_print_is_not_the_state_of_the_gpu(monkeypatch, tmp_path):
+    from aevb_cli.doctor import gpu_state
+
+    plain = gpu_state()
+    (tmp_path / "sitecustomize.py").write_text("import atexit\nprint('{}', end='')\natexit.register(print, '3')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert gpu_state() == plain

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aevb_engine import registry
 from aevb_engine.errors import FileFormatError, StorageError
 from aevb_engine.experiment import checkpoint, inspect, log
 from aevb_engine.experiment.checkpoint import Checkpoint
@@ -65,11 +66,14 @@ def test_what_others_print_is_not_the_answer(path: Path, tmp_path: Path, monkeyp
         log.read_safely(path)
 
 
-@pytest.mark.parametrize("entry", [Path("/tmp"), b"/tmp", 3, None, "", "/nowhere:/else", "/with\udc80byte"])
+@pytest.mark.parametrize(
+    "entry", [Path("/tmp"), b"/tmp", 3, None, "", "/nowhere:/else", "/null\0byte", "/with\udc80byte"]
+)
 def test_strange_entries_of_the_path(path: Path, monkeypatch: pytest.MonkeyPatch, entry: Any) -> None:
     monkeypatch.setattr(sys, "path", [entry, *sys.path, entry])
     assert np.array_equal(log.read_safely(path)["train"][1], ROWS)
     inspect.check_image(IMAGE, "model.h5")
+    assert registry.load("decoder", "bernoulli").__name__ == "Bernoulli"
 
 
 def test_variables_of_the_users_own_programs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
