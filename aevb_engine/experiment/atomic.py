@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from aevb_engine.errors import StorageError
+from aevb_engine.errors import StorageError, printable, shortened
 
 _PREFIX, _SUFFIX = ".aevb-", ".tmp"
 _UNSUPPORTED = {
@@ -29,14 +29,23 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """The path as one printable line."""
-    return "".join(c if c.isprintable() else "?" for c in os.fspath(path))
+    """The path as a printable part of a line, without its middle where it is very long."""
+    return shortened(printable(os.fspath(path)))
 
 
 def quoted(path: str | os.PathLike[str]) -> str:
-    """The same as an argument of a command that can be typed."""
-    line = shown(path)
-    return shlex.quote(f"./{line}" if line.startswith("-") else line)
+    """The whole path as an argument of a command that can be typed; what is not printable as bash and zsh read it."""
+    line = os.fspath(path)
+    line = f"./{line}" if line.startswith("-") else line
+    if line.isprintable():
+        return shlex.quote(line)
+    return f"$'{''.join(map(_escaped, line))}'"
+
+
+def _escaped(c: str) -> str:
+    if c in "\\'":
+        return f"\\{c}"
+    return c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogateescape"))
 
 
 def storage_error(action: str, path: str | os.PathLike[str], code: int | None, detail: str = "") -> StorageError:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 
 from aevb_cli.text import columns, wrap
-from aevb_engine.errors import AevbError, Stopped
+from aevb_engine.errors import AevbError, Stopped, printable, readable
 
 INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
 debug = False  # --debug of the command under way; tracebacks are shown only then
@@ -51,7 +51,8 @@ def guarded(action: Callable[[], Any]) -> int:
     except click.ClickException as error:
         return _fail(_usage_line(error), error.exit_code)
     except Stopped as error:
-        return _fail(str(error), error.exit_code, prefix="")
+        tell(str(error))
+        return error.exit_code
     except AevbError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -75,9 +76,8 @@ def guarded(action: Callable[[], Any]) -> int:
 
 
 def one_line(text: str) -> str:
-    """Text in one line without control characters: names that users give may hold anything."""
-    flat = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in flat)
+    """Text in one line, control characters escaped and very long names shortened: names may hold anything."""
+    return readable(" ".join(text.split()))
 
 
 def warn(line: str) -> None:
@@ -100,19 +100,19 @@ def show_warning(
 def tell(line: str) -> None:
     """A line on stderr, wrapped on a terminal, where it can be written: a reader that has gone does not end a run."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(wrap(line, columns(sys.stderr)), err=True)
+        click.echo(wrap(printable(line), columns(sys.stderr)), err=True)
 
 
-def _fail(line: str, code: int, prefix: str = "error: ") -> int:
+def _fail(line: str, code: int) -> int:
     if debug and sys.exception() is not None:
         traceback.print_exc()
-    tell(prefix + one_line(line))
+    tell(f"error: {one_line(line)}")
     return code
 
 
 def _usage_line(error: click.ClickException) -> str:
     """Click's message as one line of our style, with the help that says more."""
-    line = one_line(error.format_message()).rstrip(".")
+    line = readable(error.format_message()).rstrip(".")
     line = line[:1].lower() + line[1:]
     context = getattr(error, "ctx", None)
     return f"{line}; see `{context.command_path} --help`" if context is not None else line

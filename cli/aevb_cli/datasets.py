@@ -16,7 +16,7 @@ from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option
 from aevb_cli.plugins import options_table, sound
 from aevb_cli.signals import Interrupt
 from aevb_cli.text import echo_json, pairs, say
-from aevb_engine.errors import AevbError
+from aevb_engine.errors import AevbError, printable
 
 DATA_DIR = click.option(
     "--data-dir", metavar="DIR", envvar="AEVB_DATA_DIR", help="Folder with data files. [the user's cache]"
@@ -113,7 +113,7 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     elif not found:
         say(f"{name} needs no files")
     else:
-        click.echo("\n".join(one_line(str(file["path"])) for file in found))
+        click.echo("\n".join(printable(str(file["path"])) for file in found))
 
 
 def files(factory: Callable[..., Any], data_dir: str | None) -> list[dict[str, Any]]:

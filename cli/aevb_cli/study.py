@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from aevb_cli import complete, progress
-from aevb_cli.boundary import Interrupted, one_line
+from aevb_cli.boundary import Interrupted, one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, Section, debug_option
 from aevb_cli.run import NAMES, OPTIONS
 from aevb_cli.signals import Interrupt
@@ -122,10 +122,17 @@ def variance(ctx: click.Context, /, minibatch: str, latent_samples: str, replica
             figure=not values["no_figures"],
             progress=stages,
         )
+    _show(record, _print, values)
+
+
+def _show(record: dict[str, Any], write: Callable[[dict[str, Any]], None], values: dict[str, Any]) -> None:
+    """The record in the form that was asked for."""
     if values["as_json"]:
         echo_json(record)
     elif not values["quiet"]:
-        _print(record)
+        write(record)
+        for line in record["warnings"]:
+            warn(line)
 
 
 def numbers(option: str, text: str, digits: int = 6) -> tuple[int, ...]:
@@ -223,10 +230,7 @@ def learners(ctx: click.Context, /, rows: int, temperatures: int, chains: int, *
             stages(what, done, total)
 
         record = learners_study(config, plan, output=output, figure=not values["no_figures"], progress=look)
-    if values["as_json"]:
-        echo_json(record)
-    elif not values["quiet"]:
-        _print_learners(record)
+    _show(record, _print_learners, values)
     lost = [c["objective"] for c in record["curves"] if c["diverged"]]
     if lost:
         raise TrainingError(f"{', '.join(lost)} diverged; try a smaller --lr; {_kept(output, 'the rest is kept')}")
