@@ -107,15 +107,14 @@ class RunFolder:
             path = Path(output)
         cls.check_free(path)
         with atomic.storage_errors("create", path), _bad_paths(path):
-            missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-            path.mkdir(parents=True, exist_ok=True)
+            missing = atomic.make_folder(path)
         folder = cls(path)
         try:
             folder.checkpoints.mkdir()  # which one process of several can
         except FileExistsError:
             raise UsageError(f"{shown(path)} has just been taken by another run; choose another folder") from None
         except OSError as error:
-            _remove(missing)
+            atomic.remove_empty(missing)
             raise atomic.storage_error("create", path, error.errno, str(error)) from error
         try:
             folder.write_record({"name": name, "created": now.isoformat(), "status": "created"})
@@ -126,7 +125,7 @@ class RunFolder:
         except BaseException:
             with contextlib.suppress(OSError):
                 folder.record_path.unlink()
-            _remove([folder.figures, folder.checkpoints, *missing])
+            atomic.remove_empty([folder.figures, folder.checkpoints, *missing])
             raise
         return folder
 
@@ -252,13 +251,6 @@ class RunFolder:
                     os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)  # releases the lock; the file stays, removing it would race with the next holder
-
-
-def _remove(folders: list[Path]) -> None:
-    """Those that are empty."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def is_locked(path: Path) -> bool:

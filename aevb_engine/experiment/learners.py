@@ -18,7 +18,6 @@ from aevb_engine.errors import TrainingError, UsageError
 from aevb_engine.evaluation.ais import AisEstimate, AnnealedImportanceSampler
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.methods import METHODS
-from aevb_engine.experiment import atomic
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.evaluate import Progress, Split, rows_of
 from aevb_engine.experiment.folder import RunFolder
@@ -155,8 +154,6 @@ class _Study:
         self.record["seconds"] = round(time.perf_counter() - self.began, 3)
         if self.output is None or not any(curve["evaluations"] for curve in self.record["curves"]):
             return
-        with atomic.storage_errors("create", self.output):
-            self.output.mkdir(parents=True, exist_ok=True)
         keep(self.record, self.output / "learners.json")
 
     def _learner(self, name: str, rows: int | None) -> None:

@@ -87,8 +87,6 @@ def variance_study(
         "cells": [cell.as_dict() for cell in cells],
     }
     if output is not None:
-        with atomic.storage_errors("create", output):
-            output.mkdir(parents=True, exist_ok=True)
         keep(record, output / "variance.json")  # whatever becomes of the figure
         if figure:
             from aevb_engine.experiment.figures.variance import variance as draw
@@ -101,8 +99,14 @@ def variance_study(
 
 
 def keep(record: Mapping[str, Any], path: Path) -> None:
-    """The record of a study as JSON, whole or not at all."""
-    atomic.write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    """The record of a study as JSON, whole or not at all, nor its folder then; StorageError."""
+    with atomic.storage_errors("create", path.parent):
+        made = atomic.make_folder(path.parent)
+    try:
+        atomic.write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    except StorageError:
+        atomic.remove_empty(made)
+        raise
 
 
 def add_figure(record: dict[str, Any], make: Callable[[], Any], path: Path) -> None:

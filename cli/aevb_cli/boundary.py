@@ -17,6 +17,7 @@ from aevb_cli.text import columns, wrap
 from aevb_engine.errors import AevbError, Stopped, printable, readable
 
 INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
+PLACES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EMFILE, errno.ENFILE)  # no fault of the program's
 debug = False  # --debug of the command under way; tracebacks are shown only then
 
 
@@ -70,9 +71,22 @@ def guarded(action: Callable[[], Any]) -> int:
         if isinstance(error, PermissionError):
             where = f" for {error.filename}" if error.filename else ""
             return _fail(f"no permission{where}; allow it, or choose another place", STORAGE)
+        if error.filename is not None and error.errno in PLACES:
+            return _fail(f"cannot use {error.filename}: {error.strerror}; choose another place", STORAGE)
+        if isinstance(error, FileNotFoundError) and not _here():
+            return _fail("the folder that this was started in is gone; change to another one", STORAGE)
         return _internal(error)
     except Exception as error:  # whatever is left is a defect of the program, or of a plugin
         return _internal(error)
+
+
+def _here() -> bool:
+    """Whether there is still a working folder."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return False
+    return True
 
 
 def one_line(text: str) -> str:

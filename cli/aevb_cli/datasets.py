@@ -131,7 +131,7 @@ def files(factory: Callable[..., Any], data_dir: str | None) -> list[dict[str, A
     return [
         {
             "name": file.names[0],
-            "path": next((str(p) for base in folders for p in file.places(base) if p.is_file()), None),
+            "path": next((str(p) for base in folders for p in file.found(base)), None),
             "target": str(folders[0] / file.folder / file.names[0]),
             "urls": list(file.urls),
             "sha256": file.sha256,

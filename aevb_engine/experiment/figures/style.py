@@ -137,7 +137,7 @@ def png(figure: Figure, path: Path) -> Path:
     figure.savefig(raw, format="raw", dpi=DPI)
     data = encoded(np.frombuffer(raw.getvalue(), np.uint8).reshape(*figure.canvas.get_width_height()[::-1], 4))
     with atomic.storage_errors("create", path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(path.parent)
     atomic.write_bytes(path, data)
     return path
 
