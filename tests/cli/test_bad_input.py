@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,9 @@ def test_a_cache_whose_name_is_too_long_holds_nothing(call, one_error, monkeypat
 
 def test_a_folder_below_very_many(call, small):
     result = call("run", *small, "--steps", "1", "--no-figures", "--output", DEEP)
+    shutil.rmtree(DEEP)  # pytest would go down one call a folder
+    for folder in list(Path(DEEP).parents)[:-1]:
+        folder.rmdir()
     assert result.exit_code == 0, result.stderr
 
 

@@ -229,7 +229,7 @@ def test_neither_a_file_nor_a_backend_of_the_user_s_changes_a_figure(tmp_path: P
 
 
 def test_names_of_the_data_are_no_formulas(trained: Run, tmp_path: Path) -> None:
-    folder, session, result = trained
+    _, session, result = trained
     dataset = dataclasses.replace(session.dataset, name="$\\frac$ a\nb\x1b[31m")
     paths = draw(RunFolder.create("x", tmp_path / "run"), dataclasses.replace(session, dataset=dataset), result)
     assert len(paths) == 5
