@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from aevb_engine.backend.cores import crowded
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.errors import FileFormatError, UsageError
 from aevb_engine.evaluation.report import evaluate
@@ -71,7 +72,7 @@ def open_run(
             f"the data set '{config.dataset}' has other content than when the run began; restore it to evaluate the run"
         )
     load_parameters(session, checkpoint, str(folder.path))
-    return Opened(folder, session, which, checkpoint.step, [*store.warnings])
+    return Opened(folder, session, which, checkpoint.step, [*store.warnings, *crowded(threads)])
 
 
 def _checkpoint(folder: RunFolder, store: CheckpointStore, which: Which | None) -> tuple[Checkpoint, Which]:

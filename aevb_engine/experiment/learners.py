@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine import objectives as learners
+from aevb_engine.backend.cores import crowded
 from aevb_engine.errors import TrainingError, UsageError
 from aevb_engine.evaluation.ais import AisEstimate, AnnealedImportanceSampler
 from aevb_engine.evaluation.estimate import standard_error
@@ -124,7 +125,7 @@ class _Study:
             "status": "running",
             "output": None if output is None else str(output),
             "figure": None,
-            "warnings": [],
+            "warnings": crowded(config.threads),
             **{name: getattr(config, name) for name in ("dataset", "latent_dim", "activation", "initial")},
             "hidden": list(config.hidden),
             **{name: getattr(config, name) for name in ("optimizer", "batch_size", "samples", "weight_decay", "seed")},

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aevb_engine.backend.cores import crowded
 from aevb_engine.errors import StorageError, UsageError
 from aevb_engine.evaluation import variance
 from aevb_engine.experiment import atomic
@@ -74,7 +75,7 @@ def variance_study(
         "study": "variance",
         "output": None if output is None else str(output),
         "figure": None,
-        "warnings": [],
+        "warnings": crowded(config.threads),
         "dataset": config.dataset,
         "rows": len(rows),
         "decoder": config.decoder,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import aevb_engine as aevb
+
 FLAGS = [
     (("--decoder", "bernouli"), "did you mean 'bernoulli'?"),
     (("--optimizer", "adma"), "did you mean 'adam'?"),
@@ -340,3 +342,18 @@ def test_names_are_escaped_and_shortened(one_error):
     line = one_error(3, "run", "--config", "c.toml")
     assert r"unknown key 'a\x1b[31mxxx" in line
     assert len(line) < 1000
+
+
+def test_threads_far_beyond_the_cores_are_said(call, small, monkeypatch):
+    """They fix the bits of a run that another machine began, so they are no error."""
+    monkeypatch.setattr("aevb_engine.backend.cores.most_workers", lambda: 2)
+    given = ("--steps", "3", "--threads", "1000", "--no-figures", "--output", "r")
+    result = call("run", *small, *given)
+    assert result.exit_code == 0, result.stderr
+    assert "--threads 1000: 2 workers do the shares of 1000" in result.stderr
+    result = call("evaluate", "r", "--threads", "1000", "--method", "none")
+    assert "warning: --threads 1000: 2 workers" in result.stderr
+    result = call("bench", "--threads", "5000")
+    assert result.exit_code == 2
+    with pytest.warns(UserWarning, match="threads=1000: 2 workers"):
+        aevb.VAE(hidden=5, threads=1000).fit("simulated-binary", steps=2)
