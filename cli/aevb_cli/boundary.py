@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -16,7 +17,7 @@ import click
 from aevb_cli.text import columns, wrap
 from aevb_engine.errors import AevbError, Stopped, printable, readable
 
-INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
+INTERNAL, STORAGE = 70, 74
 PLACES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EMFILE, errno.ENFILE)  # no fault of the program's
 debug = False  # --debug of the command under way; tracebacks are shown only then
 
@@ -27,6 +28,14 @@ class Interrupted(AevbError):
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal that ends a command where it stands; nothing that handles errors handles it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Ended(Exception):
@@ -56,8 +65,9 @@ def guarded(action: Callable[[], Any]) -> int:
         return error.exit_code
     except AevbError as error:
         return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        number = getattr(error.__cause__ or error, "number", signal.SIGINT)  # click aborts because of it
+        return _fail("interrupted", 128 + number)
     except MemoryError as error:
         detail = f" ({error})" if str(error) else ""
         return _fail(f"not enough memory{detail}; use a smaller model, batch or data set", 1)
@@ -109,6 +119,14 @@ def show_warning(
 ) -> None:
     """A warning of Python or a library as one line; where it comes from only with --debug."""
     warn(f"{message}" + (f" ({category.__name__}, {filename}:{lineno})" if debug else ""))
+
+
+def unraisable(dropped: Any) -> None:
+    """What Python says of an exception that it had to drop, in one line; nothing of a signal, which comes again."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        warn(f"ignored: {type(dropped.exc_value).__name__}: {dropped.exc_value}")
+    if debug:
+        sys.__unraisablehook__(dropped)
 
 
 def tell(line: str) -> None:

@@ -14,7 +14,7 @@ from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option
 from aevb_cli.plugins import options_table, sound
-from aevb_cli.signals import Interrupt
+from aevb_cli.signals import Leave
 from aevb_cli.text import echo_json, pairs, say
 from aevb_engine.errors import AevbError, printable
 
@@ -104,9 +104,9 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     source = registry.create("dataset", name)
     from aevb_engine.data.dataset import DataRequest
 
-    with Interrupt() as interrupt, displays.choose(interrupt, quiet=quiet, verbose=False) as screen:
+    # Files are stored whole or not at all, so a signal may end this anywhere.
+    with displays.choose(Leave(), quiet=quiet, verbose=False) as screen:
         source.load(DataRequest(data_dir=_asked(data_dir), progress=screen.data))
-        interrupt.check()
     found = files(factory, data_dir)
     if as_json:
         echo_json({"schema": 1, "name": name, "files": found})

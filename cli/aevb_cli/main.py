@@ -13,6 +13,7 @@ import click
 
 from aevb_cli import boundary
 from aevb_cli.options import CONTEXT, Group, debug_option
+from aevb_cli.signals import Leave
 
 # Name -> module and attribute. A command's own imports (NumPy, HDF5, Matplotlib) wait until it runs.
 COMMANDS = {
@@ -59,7 +60,8 @@ class Root(Group):
         name = prog_name or "aevb-engine"
 
         def action() -> Any:
-            return super(Root, self).main(args, name, complete_var, standalone_mode=False, **extra)
+            with Leave():  # until a command that can be resumed handles signals itself
+                return super(Root, self).main(args, name, complete_var, standalone_mode=False, **extra)
 
         if not standalone_mode:
             return action()
@@ -109,4 +111,5 @@ def main() -> None:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     warnings.showwarning = boundary.show_warning
+    sys.unraisablehook = boundary.unraisable
     cli.main(prog_name="aevb-engine")

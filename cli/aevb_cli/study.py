@@ -10,10 +10,9 @@ import click
 from click.core import ParameterSource
 
 from aevb_cli import complete, progress
-from aevb_cli.boundary import Interrupted, one_line, warn
+from aevb_cli.boundary import Interrupted, Signalled, one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, Section, debug_option
 from aevb_cli.run import NAMES, OPTIONS
-from aevb_cli.signals import Interrupt
 from aevb_cli.text import echo_json, number, pairs, say, table
 from aevb_engine.errors import TrainingError, UsageError
 
@@ -222,14 +221,11 @@ def learners(ctx: click.Context, /, rows: int, temperatures: int, chains: int, *
     )
     config = configuration(None, _given(ctx, LEARNERS, values), others)
     output = Path(values["output"] or "study-learners")
-    with Interrupt() as interrupt, progress.choose(quiet=values["quiet"]) as stages:
-
-        def look(what: str, done: int, total: int | None) -> None:
-            if interrupt.number:
-                raise Interrupted(interrupt.number, _kept(output))
-            stages(what, done, total)
-
-        record = learners_study(config, plan, output=output, figure=not values["no_figures"], progress=look)
+    try:
+        with progress.choose(quiet=values["quiet"]) as stages:
+            record = learners_study(config, plan, output=output, figure=not values["no_figures"], progress=stages)
+    except Signalled as signalled:
+        raise Interrupted(signalled.number, _kept(output)) from None
     _show(record, _print_learners, values)
     lost = [c["objective"] for c in record["curves"] if c["diverged"]]
     if lost:
