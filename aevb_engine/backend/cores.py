@@ -21,8 +21,8 @@ def crowded(threads: int | None) -> list[str]:
     if threads is None or threads <= most:
         return []
     return [
-        f"--threads {threads}: {most} workers do the shares of {threads}, as there are so few cores; the result is that "
-        f"of {threads} threads to the bit, but fewer would be quicker"
+        f"--threads {threads}: {most} workers do the shares of {threads}, as there are so few cores; the result is "
+        f"that of {threads} threads to the bit, but fewer would be quicker"
     ]
 
 

@@ -67,6 +67,8 @@ class RunFolder:
     def check_free(path: Path) -> None:
         """UsageError when `path` exists and is not an empty folder: known before any data are loaded."""
         with atomic.storage_errors("create", path), _bad_paths(path):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(path)  # tells what no system call accepts; what `exists` says of that depends on the Python
             if path.exists() or path.is_symlink():
                 if not path.is_dir():
                     raise UsageError(f"{shown(path)} exists and is not a folder; choose another output")

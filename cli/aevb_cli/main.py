@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -29,6 +30,15 @@ COMMANDS = {
 }
 
 
+@contextlib.contextmanager
+def _not_clicks() -> Iterator[None]:
+    """Click would end the program in its own way for these."""
+    try:
+        yield
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        raise boundary.Ended(error) from error
+
+
 class Root(Group):
     """Loads a subcommand when it is asked for, and turns every error into one line and an exit code."""
 
@@ -42,11 +52,13 @@ class Root(Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _not_clicks():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _not_clicks():
             return super().invoke(ctx)
-        except (KeyboardInterrupt, BrokenPipeError) as error:  # before click ends the program in its own way
-            raise boundary.Ended(error) from error
 
     def main(
         self,

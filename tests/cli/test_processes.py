@@ -195,7 +195,7 @@ def test_a_signal_ends_what_cannot_be_resumed_where_it_stands(spawn, args, numbe
     await_line(child, "ready")
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
-    assert (child.returncode, out) == (128 + number, ""), err
+    assert child.returncode == 128 + number, (out, err)
     assert len(err.splitlines()) == 1
     assert err.startswith("error: interrupted")
 
