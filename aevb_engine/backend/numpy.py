@@ -95,7 +95,10 @@ class NumpyBackend:
             self._workers.clear()
         with self._lock, self.one_thread():
             while len(self._workers) < max(map(len, phases)) - 1:
-                self._workers.append(_Worker())
+                try:
+                    self._workers.append(_Worker())
+                except RuntimeError:  # the system starts no more threads: those there are do all the shares
+                    phases = gathered(phases, len(self._workers) + 1)
             try:
                 for _ in range(times):
                     for shares in phases:

@@ -31,7 +31,7 @@ def as_rows(x: Any, what: str = "the data") -> Array:
     except DataError:
         raise
     except Exception as error:  # of a foreign object's own conversion, too
-        problem = "rows of different lengths" if "inhomogeneous" in str(error) else str(error)
+        problem = "rows of different lengths" if "inhomogeneous" in str(error) else " ".join(str(error).split())
         raise DataError(f"{what}: {type(x).__name__} that is no array: {problem}") from error
     if rows.ndim == 0:
         raise DataError(f"{what}: {type(x).__name__}; rows (N, D) of numbers are needed")

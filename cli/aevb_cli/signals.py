@@ -97,7 +97,7 @@ class Leave(Interrupt):
         if hasattr(signal, "pthread_kill"):  # wakes it, too, where it waits
             signal.pthread_kill(threading.main_thread().ident or 0, self.number)
         else:
-            _thread.interrupt_main(self.number)
+            _thread.interrupt_main(signal.Signals(self.number))
 
 
 def say(text: str) -> None:

@@ -153,3 +153,21 @@ def test_as_many_workers_as_the_cores_can_use(monkeypatch: pytest.MonkeyPatch) -
     (line,) = cores.crowded(1000)
     assert line.startswith("--threads 1000: 3 workers do the shares of 1000")
     assert cores.crowded(3) == cores.crowded(None) == []
+
+
+def test_where_no_more_threads_start_those_there_are_do_all_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, 0
+
+    def few(self: threading.Thread) -> None:
+        nonlocal started
+        if started == 2:
+            raise RuntimeError("can't start new thread")
+        started += 1
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    made, done = NumpyBackend(6), set[int]()
+    made.run([[[lambda i=i: done.add(i)] for i in range(6)]], 1)  # type: ignore[misc]
+    assert done == set(range(6))
+    assert len(made._workers) == 2
+    made.close()

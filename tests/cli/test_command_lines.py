@@ -1,4 +1,4 @@
-"""Random command lines and files in the short form of benchmarks/attacks/command_lines.py; and streams that are gone."""
+"""Random command lines and files, the short form of benchmarks/attacks/command_lines.py; streams that are gone."""
 
 import json
 import os
