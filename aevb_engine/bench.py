@@ -162,11 +162,13 @@ def measure(names: list[str], threads: int, rounds: int = 7, seconds: float = 0.
     for name in names:
         workload = WORKLOADS[name]
         made = trainer(workload, draw(workload), threads)
-        run = products(made)
-        floor_seconds(run)
-        advance_seconds(made, 20)
-        steps = max(5, min(500, int(seconds / advance_seconds(made, 5))))
-        pairs = [(advance_seconds(made, steps), floor_seconds(run, seconds)) for _ in range(rounds)]
-        made.model.backend.close()
+        try:
+            run = products(made)
+            floor_seconds(run)
+            advance_seconds(made, 20)
+            steps = max(5, min(500, int(seconds / advance_seconds(made, 5))))
+            pairs = [(advance_seconds(made, steps), floor_seconds(run, seconds)) for _ in range(rounds)]
+        finally:
+            made.model.backend.close()
         step, floor = (float(np.median(times)) for times in zip(*pairs, strict=True))
         yield Timing(name, threads, step, floor, float(np.median([a / b for a, b in pairs])))

@@ -6,13 +6,13 @@ rows or parameters by threads, and checked for hazards in tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 from aevb_engine.kernel import Kernel
-
-Item = TypeVar("Item")
+from aevb_engine.memory import Place, Touched
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Buffer:
     per_point: int = 0
     base: str = ""
 
+    @cached_property
+    def place(self) -> Place:
+        """Its bytes."""
+        return Place(self.array)
+
     @property
     def storage(self) -> str:
         return self.base or self.name
@@ -58,6 +63,8 @@ class Buffer:
 class Operation:
     """``bind(xp, rows)`` gives the call to run; ``reads`` and ``writes`` are all it touches.
 
+    What it writes it writes wholly, or reads it, too (but for rows of a report that only the host reads). Of what it
+    writes, ``scratch`` means nothing afterwards.
     ``kernel`` with its ``arguments``, or for an operation of several kernels its ``facts`` by name, say the same to a
     backend that launches texts of its own.
     """
@@ -69,6 +76,14 @@ class Operation:
     kernel: Kernel | None = None
     arguments: tuple[Buffer | float, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    scratch: tuple[Buffer, ...] = ()
+    unfinished: bool = False  # what it writes is still to be finished by another that stands for the same ones
+
+    @cached_property
+    def touched(self) -> Touched:
+        """The same as memory."""
+        reads, writes, scratch = ([b.place for b in buffers] for buffers in (self.reads, self.writes, self.scratch))
+        return Touched(reads, writes, writes if self.unfinished else [], scratch)
 
 
 def operation(kernel: Kernel, *arguments: Buffer | float) -> Operation:
@@ -77,10 +92,13 @@ def operation(kernel: Kernel, *arguments: Buffer | float) -> Operation:
         raise TypeError(f"kernel {kernel.name} takes {len(kernel.arguments)} arguments, not {len(arguments)}")
     reads: list[Buffer] = []
     writes: list[Buffer] = []
+    scratch: list[Buffer] = []
     for declared, given in zip(kernel.arguments, arguments, strict=True):
         if isinstance(given, Buffer):
             if declared.output or declared.scratch:
                 writes.append(given)
+            if declared.scratch:
+                scratch.append(given)
             if not (declared.output or declared.scratch) or declared.inplace:
                 reads.append(given)
         elif declared.shape != "const":
@@ -91,33 +109,7 @@ def operation(kernel: Kernel, *arguments: Buffer | float) -> Operation:
         function = kernel.function
         return lambda: function(xp, *views)
 
-    return Operation(kernel.name, bind, tuple(reads), tuple(writes), kernel, arguments)
-
-
-def rewrite(
-    operations: Sequence[Operation],
-    rules: Sequence[Callable[[Sequence[Any]], tuple[int, list[Item]] | None]],
-    alone: Callable[[Operation], Item],
-) -> list[Item]:
-    """The list with every rule applied: what a backend runs in its place.
-
-    A rule looks at the head of what is left and says how many operations it takes and what they become, or None; the
-    first that takes any counts. An operation that no rule takes becomes ``alone`` of it.
-    """
-    items: list[Item] = []
-    at = 0
-    while at < len(operations):
-        rest = operations[at:]
-        taken = next((t for t in (rule(rest) for rule in rules) if t is not None), None)
-        count, become = taken if taken is not None else (1, [alone(rest[0])])
-        items += become
-        at += count
-    return items
-
-
-def begins(rest: Sequence[Operation], *names: str) -> bool:
-    """Whether the list begins with operations of these names."""
-    return len(rest) >= len(names) and all(op.name == n for op, n in zip(rest, names, strict=False))
+    return Operation(kernel.name, bind, tuple(reads), tuple(writes), kernel, arguments, scratch=tuple(scratch))
 
 
 def custom(
@@ -125,7 +117,8 @@ def custom(
     bind: Callable[[Any, Rows], Callable[[], None]],
     reads: tuple[Buffer, ...] = (),
     writes: tuple[Buffer, ...] = (),
+    scratch: tuple[Buffer, ...] = (),
     **facts: Any,
 ) -> Operation:
-    """An operation that is not one kernel: its reads and writes are declared by hand."""
-    return Operation(name, bind, reads, writes, facts=facts)
+    """An operation that is not one kernel: its reads, writes and scratch (written, too) are declared by hand."""
+    return Operation(name, bind, reads, (*writes, *scratch), facts=facts, scratch=scratch)

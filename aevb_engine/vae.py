@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,36 +18,43 @@ from aevb_engine import registry
 from aevb_engine.backend.choose import choose
 from aevb_engine.backend.cores import crowded
 from aevb_engine.data.dataset import DataRequest, Dataset
+from aevb_engine.data.given import Given
 from aevb_engine.errors import DataError, FileFormatError, ResultWarning, UsageError, suggest
 from aevb_engine.evaluation import apply
 from aevb_engine.evaluation.bound import Evaluator, summary
 from aevb_engine.evaluation.methods import METHODS, check_method, estimate
 from aevb_engine.evaluation.remarks import LEAST_STEPS, MOST_ROWS, Judged, remarks
-from aevb_engine.experiment.assemble import Facts, facts_of, initialize
-from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore, read, write
+from aevb_engine.experiment.assemble import Facts, check_squares, facts_of, initialize
+from aevb_engine.experiment.checkpoint import Checkpoint, read, write
+from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig, parse_hidden
 from aevb_engine.experiment.session import check, choose_threads, default_schedule, learning_rate, split_rows
 from aevb_engine.interface import progress as display
+from aevb_engine.interface.arguments import flag, path_of, seed_of, whole
 from aevb_engine.interface.course import Best, Callback, Course, check_callback, digest
 from aevb_engine.interface.held_out import HeldOut, asked, check_length, interval, length
-from aevb_engine.interface.history import History
+from aevb_engine.interface.history import HISTORY_EVERY, History
 from aevb_engine.interface.interrupt import Interrupt
-from aevb_engine.interface.rows import as_rows, path_of, seed_of, whole
+from aevb_engine.interface.rows import as_array, as_rows
 from aevb_engine.interface.words import in_python, spoken, spoken_class, warn
 from aevb_engine.model.likelihood import Likelihood
 from aevb_engine.model.model import Architecture, Model
-from aevb_engine.model.units import Units
+from aevb_engine.model.start import columns_read
+from aevb_engine.model.units import FAR, Units
 from aevb_engine.objectives import held_out as judge_of
 from aevb_engine.objectives import objective as chosen_objective
 from aevb_engine.objectives.base import Objective
-from aevb_engine.training.loop import Progress, fit
+from aevb_engine.training.loop import Progress, fit, window
 from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.plan import choose_plan, multiply_adds, refuse
 from aevb_engine.training.schedule import parse_schedule
+from aevb_engine.training.state import check_state
 from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Settings, Trainer
 
 Array = npt.NDArray[Any]
+# What belongs to one process, and is made anew where a model is copied or unpickled.
+LIVE = ("_model", "_trainer", "_lock", "_at_work")
 
 
 @spoken_class
@@ -62,6 +70,11 @@ class VAE:
 
     ``history``: a dict for every 50 steps with ``step``, the last of them, and the means of ``bound``,
     ``reconstruction`` and ``kl`` over their batches. ``evaluations``: the same of held-out rows at ``step``.
+
+    Rows mean in every method what they meant in the last ``fit``: those of an integer type are multiplied by the
+    ``scale`` of its Dataset, 1 for other data; floats are the data themselves. Outputs are such data, too. A model can
+    be copied and pickled, and goes on as it would have; pickles are to be loaded from where you trust, ``save`` is for
+    others. Worker processes and threads are there while a method runs, and no longer.
     """
 
     def __init__(
@@ -85,7 +98,9 @@ class VAE:
         }
         if isinstance(decoder, str):
             values["decoder"] = decoder
-        if isinstance(options.get("standardize"), bool):
+        if seed is None:
+            seed_of(seed)  # says what is needed
+        if isinstance(options.get("standardize"), (bool, np.bool_)):
             values["standardize"] = "always" if options["standardize"] else "never"
         try:
             self.config = RunConfig.from_mapping(values, "VAE")
@@ -94,13 +109,15 @@ class VAE:
         refuse(self.config.trainer, self.config.graph, self.config.precision, backend)
         self._named = isinstance(decoder, str)
         self._likelihood = _likelihood(decoder, self.config.decoder_options)
+        self._open = self._likelihood.any_unit  # the decoder has not been asked for a unit of its own
         # Not of a loaded model: data under a name may be binarized as they were in its run.
         self._asked = [n for n in ("binarize", "scale") if getattr(self.config, n) not in (None, "none")]
         self._objective: Objective = chosen_objective(self.config.objective, self.config.objective_options)
         self._model: Model | None = None
         self._reason: str | None = None  # why auto means the CPU
         self._trainer: Trainer | None = None
-        self._stored: tuple[int, Mapping[str, Any]] | None = None  # a loaded model's step and arrays
+        # Of a model that was loaded or copied: step, arrays, and the number of training rows where it is known.
+        self._stored: tuple[int, Mapping[str, Any], int | None] | None = None
         self._facts = Facts()
         self.history: list[dict[str, float]] = []
         self.evaluations: list[dict[str, float]] = []
@@ -108,7 +125,26 @@ class VAE:
         self._windows = History(self.history)
         self._best: Best | None = None
         self._drawn: Counter[str] = Counter()  # numbers of the draws so far, by stream
-        self._lock = threading.Lock()  # of the same
+        self._begin()
+
+    def _begin(self) -> None:
+        """What belongs to this process."""
+        self._lock = threading.Lock()  # of what several threads change
+        self._at_work: set[object] = set()  # methods under way
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Worker processes and threads that are started meanwhile end with the last method that is under way."""
+        me = object()
+        try:
+            with self._lock:
+                self._at_work.add(me)
+            yield
+        finally:
+            with self._lock:
+                self._at_work.discard(me)
+                if not self._at_work and self._model is not None:
+                    self._model.backend.close()
 
     # Training -----------------------------------------------------------------------------------------------
 
@@ -153,17 +189,19 @@ class VAE:
         check_callback(callback)
         held = asked(config, self._objective, validation, until_converged, eval_every)
         screen = display.choose(progress)
-        dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline or config.offline)
-        check(dataset, self._likelihood)
-        dataset, judged_by, scale = self._hold_out(dataset, held)
+        offline = flag("offline", offline) or config.offline
+        dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline)
+        dataset = check(dataset, self._likelihood)
+        given = self._accepts(dataset)
+        dataset, judged_by, scale = self._hold_out(dataset, held, given)
         config = replace(
             config,
             batch_size=min(config.batch_size, len(dataset.train)),
             until_converged=held.until_converged,
         )
         interrupt = Interrupt()
-        with screen:
-            model = self._build(dataset)
+        with screen, self._working():
+            model = self._build(dataset, given)
             per_epoch = self._objective.updates * len(dataset.train) / config.batch_size
             count = length(config, epochs, steps, per_epoch, until_converged=held.until_converged)
             trainer = self._train_on(dataset, config, count)
@@ -219,13 +257,15 @@ class VAE:
         rows = rows[:: -(-len(rows) // MOST_ROWS)]
         bounds = Evaluator(self.model, resident(self.model, rows, scale), seed=self.config.seed).run()[:, 0]
         course = self.evaluations if held is not None else self.history
+        near = [row for row in self.history if row["step"] <= trainer.step] or self.history  # up to the best step
+        last = near[-max(1, window(trainer.step) // HISTORY_EVERY) :]
         judged = Judged(
             model=self.model,
             rows=rows,
             bounds=bounds,
             name="held-out" if held is not None else "training",
             train=dataset.train,
-            train_bound=float(np.mean([row["bound"] for row in self.history[-10:]])),
+            train_bound=float(np.mean([row["bound"] for row in last])),
             steps=trainer.step,
             course=np.array([[row["step"], row["bound"]] for row in course]),
             scale=scale,
@@ -249,13 +289,40 @@ class VAE:
         """The step with the best held-out bound, which the model holds after a fit that held rows out; else None."""
         return self._best.step if self._best is not None else None
 
-    def _hold_out(self, dataset: Dataset, held: HeldOut) -> tuple[Dataset, Array | None, float]:
+    def _accepts(self, dataset: Dataset) -> Given:
+        """How rows are given from now on; DataError for data that the model as it was first fit cannot reach."""
+        found = Given.of(dataset)
+        if dataset.scale != 1 and dataset.train.dtype.kind == "f":
+            warn(f"scale={dataset.scale:.6g} of float rows: floats that come later are read as they are: multiply them")
+        if self._model is None or found.low is None or found.high is None:
+            return found
+        if self._model.architecture.dim != dataset.dim:
+            raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
+        known = self._facts.given
+        known.check(found.low, found.high, "the training data")
+        settled = self._open and not self._likelihood.any_unit
+        if settled and not (found.low >= -ROUNDING and found.high <= 1 + ROUNDING):
+            raise DataError(
+                f"the training data: values between {found.low:g} and {found.high:g}; the data of the first fit lie in "
+                "[0, 1] and the decoder's means with them: make a model for these data, or one with "
+                'decoder_options={"mean": "linear"} for both'
+            )
+        if self._likelihood.support.kind == "real":
+            check_squares(dataset.train, dataset.scale, self.units, self.config.dtype)
+        if self._likelihood.support.kind == "real" and not self._facts.warnings:
+            columns = columns_read(self._likelihood, dataset.train, dataset.train_scale)
+            reach = max(float(np.abs(columns.mean).max()), float(columns.spread.max()))
+            if reach > FAR:  # few rows that are alike have small spreads, which do no harm
+                what = f"a column has a mean or a spread of {reach:.3g}"
+                warn(f"in the unit of the first fit, by which the model reads, {what}: make a model for these data")
+        return known.after(found)
+
+    def _hold_out(self, dataset: Dataset, held: HeldOut, given: Given) -> tuple[Dataset, Array | None, float]:
         """The data without the rows that are held out, these rows, and their scale."""
         if held.rows is not None:
-            rows = self._as_rows(held.rows, "the validation data")
+            rows = self._as_rows(held.rows, "the validation data", given)
             if rows.shape[1] != dataset.dim:
                 raise DataError(f"validation rows have {rows.shape[1]} columns and training rows {dataset.dim}")
-            self._likelihood.support.check(rows, "the validation data")
             return dataset, rows, 1.0
         train, part = split_rows(dataset, replace(self.config, validation=held.fraction))
         if part is None:
@@ -294,17 +361,19 @@ class VAE:
             return self._trainer.step
         return self._stored[0] if self._stored is not None else 0
 
+    def _state(self) -> tuple[int, dict[str, Any], int | None]:
+        """Step, parameters and the state that training goes on with, and the number of training rows."""
+        step, arrays, count = self._stored or (0, {}, None)
+        if self._trainer is not None:
+            step, arrays, count = self._trainer.step, self._trainer.arrays(), self._trainer.count
+        return step, {**arrays, "theta": self.model.backend.download(self.model.parameters.theta)}, count
+
     def _go_on(self, trainer: Trainer) -> None:
         """With the optimizer's and the objective's state of the training before, or of the file."""
-        same = True  # data points; chains on others are of no use
-        if self._trainer is not None:
-            step, kept = self._trainer.step, self._trainer.arrays()
-            same = self._trainer.count == trainer.count
-        elif self._stored is not None:
-            step, stored = self._stored
-            kept = dict(stored)
-        else:
+        if self._trainer is None and self._stored is None:
             return
+        step, kept, count = self._state()
+        same = count in (None, trainer.count)  # data points; chains on others are of no use
         state = trainer.arrays()
         for name, fresh in state.items():
             of_data = name.startswith("objective/")
@@ -321,8 +390,6 @@ class VAE:
             raise UsageError(f"{name}: rows are taken as they are; {mend}, or give a data set's name")
         if isinstance(data, Dataset):
             train = as_rows(data.train, "the training data")
-            if data.dynamic and train.dtype != np.uint8:
-                raise DataError(f"the training data: type {train.dtype}; dynamic=True needs uint8 intensities 0..255")
             test = as_rows(data.test, "the test data") if data.test is not None else None
             return replace(data, train=train, test=test)
         config = self.config
@@ -338,14 +405,35 @@ class VAE:
             )
             loaded: Dataset = registry.create("dataset", data, config.dataset_options).load(request)
             return loaded
-        rows, shape = self._as_rows(data), np.shape(data)
-        return Dataset(name="array", train=rows, image_shape=(shape[1], shape[2]) if len(shape) == 3 else None)
+        found = as_array(data, "the data")
+        rows, shape, scale = as_rows(data if found.ndim == 0 else found), found.shape, 1.0
+        if self._model is not None:
+            scale = self._facts.given.of_rows(rows)
+            rows = self._cast(rows, "the data") if scale == 1 else rows
+        picture = (shape[1], shape[2]) if len(shape) == 3 else None
+        return Dataset(name="array", train=rows, scale=scale, image_shape=picture)
 
-    def _as_rows(self, x: Any, what: str = "the data") -> Array:
+    def _as_rows(self, x: Any, what: str = "the data", given: Given | None = None) -> Array:
+        """Rows (N, D) of data in their own unit, checked; ``given``: how the rows of a fit under way are."""
         rows = as_rows(x, what)
         if self._model is not None and rows.shape[1] != self._model.architecture.dim:
             raise DataError(f"data of {rows.shape[1]} columns; the model has {self._model.architecture.dim}")
-        if self._model is None or self._model.likelihood.units is not None:
+        given = given or self._facts.given
+        scale = given.of_rows(rows)
+        if line := given.remark(rows):
+            warn(line)
+        if scale != 1:
+            kind = np.dtype(self.config.dtype if self._likelihood.units is None else np.float64)
+            rows = rows.astype(kind) * kind.type(scale)
+        elif self._model is not None:
+            rows = self._cast(rows, what)
+        self._likelihood.support.check(rows, what)
+        given.check(float(rows.min()), float(rows.max()), what)
+        return rows
+
+    def _cast(self, rows: Array, what: str) -> Array:
+        """In the model's precision, where that does not lose what the model reads."""
+        if self._likelihood.units is not None:
             return rows  # the model reads them in units of its own, where float32 may be too coarse for the data's
         if rows.dtype == np.uint8:
             return rows
@@ -358,15 +446,14 @@ class VAE:
             )
         return cast
 
-    def _build(self, dataset: Dataset) -> Model:
+    def _build(self, dataset: Dataset, given: Given) -> Model:
         if self._model is None:
             self._facts = facts_of(dataset, dataset.train, self._likelihood, self.config)
             likelihood = self._facts.adapt(copy.deepcopy(self._likelihood))  # as it was, should the model not be made
             self._model, self._reason = _model(self.config, likelihood, dataset.dim)
             self._likelihood = likelihood
             initialize(self._model, dataset.train, dataset, self.config)
-        elif self._model.architecture.dim != dataset.dim:
-            raise DataError(f"data of {dataset.dim} columns; the model has {self._model.architecture.dim}")
+        self._facts = replace(self._facts, given=given)
         return self._model
 
     # Use ----------------------------------------------------------------------------------------------------
@@ -403,7 +490,6 @@ class VAE:
         if not isinstance(objective, str) or not chosen_objective(objective).is_bound:
             raise UsageError(f"the objective {objective} is not a bound; ask for elbo, elbo-mc or iwae")
         model, rows = self.model, self._as_rows(x)
-        self._likelihood.support.check(rows, "the data")
         data = resident(model, rows)
         evaluator = Evaluator(
             model,
@@ -432,17 +518,18 @@ class VAE:
         samples = whole("samples", samples, 1) if samples is not None else None
         temperatures = whole("temperatures", temperatures, 1) if temperatures is not None else None
         model, rows = self.model, self._as_rows(x)
-        self._likelihood.support.check(rows, "the data")
         threads = self.config.threads or model.backend.threads
         data = resident(model, rows)
-        return estimate(
-            method, model, data, samples=samples, temperatures=temperatures, seed=self.config.seed, threads=threads
-        ).values
+        with self._working():
+            return estimate(
+                method, model, data, samples=samples, temperatures=temperatures, seed=self.config.seed, threads=threads
+            ).values
 
     def encode(self, x: Any) -> tuple[Array, Array]:
         """Mean and standard deviation (N, Z) of q(z | x) for rows x (N, D)."""
         self._needs_encoder("encode")
-        return apply.encode(self.model, self._as_rows(x))
+        model = self.model
+        return apply.encode(model, self._as_rows(x))
 
     def decode(self, z: Any) -> Array:
         """Mean (N, D) of p(x | z) for z (N, Z)."""
@@ -466,7 +553,8 @@ class VAE:
     def reconstruct(self, x: Any) -> Array:
         """Mean (N, D) of p(x | z) at the mean of q(z | x)."""
         self._needs_encoder("reconstruct")
-        return apply.reconstruct(self.model, self._as_rows(x))
+        model = self.model
+        return apply.reconstruct(model, self._as_rows(x))
 
     def sample(self, n: int, *, seed: int | None = None) -> Array:
         """n draws (n, D): z ~ N(0, I), x ~ p(x | z).
@@ -489,10 +577,14 @@ class VAE:
         return self.config.seed, first
 
     def _as_latent(self, z: Any) -> Array:
-        latent, wanted = as_rows(z, "z"), self.model.architecture.latent
-        if np.ndim(z) != 2 or latent.shape[1] != wanted:
-            raise DataError(f"z of shape {np.shape(z)}; (N, {wanted}) is needed")
-        return latent.astype(self.config.dtype)
+        latent, wanted = as_array(z, "z"), self.model.architecture.latent
+        if latent.ndim != 2 or latent.shape[1] != wanted or not len(latent):
+            raise DataError(f"z of shape {latent.shape}; (N, {wanted}) is needed")
+        with np.errstate(over="ignore"):
+            numbers = latent.astype(self.config.dtype)
+        if not np.isfinite(numbers).all():
+            raise DataError("z holds NaN, infinite or too large values")
+        return numbers
 
     # Parameters ---------------------------------------------------------------------------------------------
 
@@ -518,8 +610,8 @@ class VAE:
                 raise DataError(f"'{name}' is missing: give all parameters, such as {{**model.weights, ...}}")
             try:
                 with np.errstate(over="ignore"):
-                    values = np.asarray(weights[name]).astype(model.dtype, casting="same_kind")
-            except (TypeError, ValueError) as error:
+                    values = as_array(weights[name], "it").astype(model.dtype, casting="same_kind")
+            except (DataError, TypeError, ValueError) as error:
                 raise DataError(f"'{name}' is no array of floats: {error}") from error
             if values.shape != parameter.shape:
                 raise DataError(f"'{name}' has shape {values.shape}; {parameter.shape} is needed")
@@ -536,28 +628,65 @@ class VAE:
         if not self._named:
             raise UsageError("a decoder given as an object cannot be saved by name; register it as a plugin")
         model = self.model
-        step, arrays = self._stored or (0, {})
-        if self._trainer is not None:
-            step, arrays = self._trainer.step, self._trainer.arrays()
-        arrays = {**arrays, **self._facts.arrays(), "theta": model.backend.download(model.parameters.theta)}
+        step, arrays, _ = self._state()
         meta = {
             "config": self.config.as_dict(),
             "dim": model.architecture.dim,
             **self._facts.meta(),
         }
-        write(path_of("path", path), Checkpoint(step, arrays, meta), hash_file=False)
+        write(path_of("path", path), Checkpoint(step, {**arrays, **self._facts.arrays()}, meta), hash_file=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to this process; the state of the last step in place of the trainer."""
+        state = {name: value for name, value in self.__dict__.items() if name not in LIVE}
+        if self._model is not None:
+            state["_stored"] = self._state()
+            state["_dim"] = self._model.architecture.dim
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """BackendError where the backend asked for does not run here."""
+        dim = state.pop("_dim", None)
+        self.__dict__.update(state)
+        self._begin()
+        self._model = self._trainer = None
+        if dim is not None and self._stored is not None:
+            self._place(dim, self._stored[1]["theta"])
+
+    def __copy__(self) -> VAE:
+        """A model of its own: two that share their parameters would train each other."""
+        return copy.deepcopy(self)
+
+    def _place(self, dim: int, theta: Array) -> None:
+        """Parameters of a trained model onto a backend of this process; FileFormatError where they do not fit."""
+        config = self.config
+        model, self._reason = _model(config, self._likelihood, dim)
+        if model.backend.name == "cpu":  # trained on a GPU, perhaps; it goes on as the CPU does
+            self.config = replace(config, trainer="auto", graph=False, precision=config.dtype)  # type: ignore[arg-type]
+        if theta.shape != (model.parameters.size,):
+            raise FileFormatError(f"{theta.size} parameters; the configuration needs {model.parameters.size}")
+        model.parameters.theta[...] = model.backend.upload(theta.astype(model.dtype))
+        self._model = model
 
 
 @spoken
-def load(path: str | Path) -> VAE:
-    """A model from a file of ``save``, from a checkpoint, or from a run folder (its newest checkpoint)."""
+def load(path: str | Path, which: Which | None = None) -> VAE:
+    """A model from a file of ``save``, from a checkpoint, or from a run folder.
+
+    Of a run it has the state of the best checkpoint where the run had validation rows, which chose it, else of the
+    last; ``which="best"`` or ``"last"`` asks for one of them.
+    """
     place = path_of("path", path)
+    if which not in (None, "best", "last"):
+        raise UsageError(f"which={which!r}: 'best', 'last' or None is needed")
     if place.is_dir():
         folder = place / "checkpoints"
-        newest = CheckpointStore(folder if folder.is_dir() else place).newest()
-        if newest is None:
-            raise FileFormatError(f"{place} holds no sound checkpoint; name a run folder or a saved model")
-        checkpoint = newest
+        found = chosen(folder if folder.is_dir() else place, which, where=place)
+        checkpoint = found.checkpoint
+        for line in found.warnings:
+            warn(line)
+    elif which is not None:
+        raise UsageError(f"which={which!r}: {place} is one state; leave it out, or name a run folder")
     else:
         checkpoint = read(place, require_hash=False)
     meta: Mapping[str, Any] = checkpoint.meta
@@ -577,18 +706,17 @@ def load(path: str | Path) -> VAE:
     vae._asked = []
     vae._likelihood = facts.adapt(vae._likelihood)
     vae._facts = facts
-    model, vae._reason = _model(config, vae._likelihood, dim)
-    if model.backend.name == "cpu":  # trained on a GPU, perhaps; it goes on as the CPU does
-        vae.config = replace(vae.config, trainer="auto", graph=False, precision=config.dtype)  # type: ignore[arg-type]
-    if theta.shape != (model.parameters.size,):
-        raise FileFormatError(f"{place} holds {theta.size} parameters; its configuration needs {model.parameters.size}")
-    model.parameters.theta[...] = model.backend.upload(theta.astype(model.dtype))
-    vae._model = model
+    check_state(checkpoint.arrays, str(place))
+    try:
+        vae._place(dim, theta)
+    except FileFormatError as error:
+        raise FileFormatError(f"{place} holds {error}") from error
     state = {n: a for n, a in checkpoint.arrays.items() if n.startswith(("optimizer/", "objective/"))}
-    vae._stored = checkpoint.step, state
+    vae._stored = checkpoint.step, state, None
     return vae
 
 
+ROUNDING = 1e-6  # by which data may leave [0, 1]
 # What steers a run and not a model: a loaded one trains by what it is told.
 OF_RUNS = ("validation", "until_converged", "eval_every", "epochs", "steps", "data_dir", "offline")
 

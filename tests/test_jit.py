@@ -24,6 +24,7 @@ from aevb_engine.kernels.noise import Noise
 from aevb_engine.operation import Buffer, Rows, operation
 from aevb_engine.training.pruning import select_columns
 from aevb_engine.training.trainer import Diverged
+from tests.combinations import BATCH, EVERY, OBJECTIVES, SHORT, Run, agree, left_out, plain, reads_of
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {}),
@@ -178,6 +179,51 @@ def test_elementary_functions_keep_what_is_not_finite() -> None:
     np.testing.assert_array_equal(elementwise("exp", values), [np.nan, np.inf, 0, np.inf, 0])
     np.testing.assert_allclose(elementwise("tanh", values), [np.nan, 1, -1, 1, -1], rtol=2e-7)
     assert np.isnan(elementwise("log1p", values[:1])).all()
+    np.testing.assert_array_equal(elementwise("excess", values)[[0, 2, 3, 4]], [np.nan, np.inf, np.inf, 99])
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-7, 1e-5, 1e-3, 0.1, 0.34, 0.35, 1, 10, 80])
+def test_what_an_exponential_is_above_its_tangent(size: float) -> None:
+    """e^v - 1 - v to a few units of its own last place near 0, where all its digits would cancel; nowhere negative."""
+    values = (size * np.random.default_rng(0).uniform(-1, 1, 10_000)).astype(np.float32)
+    found, v = elementwise("excess", values), values.astype(np.longdouble)
+    series = v**2 * (1 / 2 + v / 6 + v**2 / 24 + v**3 / 120 + v**4 / 720)
+    exact = np.where(np.abs(v) < 1e-2, series, np.expm1(v) - v).astype(np.float64)
+    assert found.min() >= 0
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
+def test_the_kl_of_the_latent_loop_near_the_prior() -> None:
+    from aevb_engine.compiled.latent import forward
+
+    for size in (1e-9, 1e-7, 1e-5, 1e-3):
+        bias = np.zeros(6, np.float32)
+        head = (size * np.random.default_rng(1).standard_normal((500, 6))).astype(np.float32)
+        mu, logvar = (a.astype(np.float64) for a in np.split(head, 2, axis=1))
+        exact = 0.5 * (mu**2 + logvar**2 * (1 / 2 + logvar / 6 + logvar**2 / 24)).sum(axis=1)
+        kl = np.full(500, np.nan, np.float32)
+        forward()(head, bias, np.zeros((500, 1, 3), np.float32), np.empty((500, 3), np.float32),
+                  np.empty((500, 1, 3), np.float32), kl)  # fmt: skip
+        np.testing.assert_allclose(kl, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("floor", [-7.0, 0.0])
+def test_the_gradient_below_the_floor_in_the_loop(floor: float) -> None:
+    """That of the array code in double precision, to its own digits: 1e-15 is no zero."""
+    likelihood = registry.create("decoder", "gaussian", {"mean": "linear", "min_logvar": floor})
+    raw = np.arange(-40.0, -4.0, dtype=np.float32).reshape(1, 1, -1)
+    x, dmean, dlogvar = np.full_like(raw, 0.5), np.empty_like(raw), np.empty_like(raw)
+    none, one = np.zeros(raw.size, np.float32), np.float32(1)
+    loop(likelihood, gradient=True)(  # type: ignore[misc]
+        x, np.empty((1, 1), np.float32), np.zeros_like(raw), none, one, dmean, raw, none, one, dlogvar
+    )
+    wide = [np.empty(raw.shape) for _ in range(2)]
+    likelihood.log_prob_backward(
+        np, x.astype(np.float64), np.zeros(raw.shape), raw.astype(np.float64), dheads=wide,
+        scratch=[np.empty(raw.shape) for _ in range(4)],
+    )  # fmt: skip
+    np.testing.assert_allclose(dlogvar, wide[1], rtol=1e-4)
+    assert (dlogvar > 0).all() if floor == -7 else (dlogvar < 0).all()
 
 
 LIKELIHOODS: list[tuple[str, dict[str, Any]]] = [
@@ -263,3 +309,23 @@ def test_dynamic_binarization_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> Non
     without(monkeypatch)
     np.testing.assert_array_equal(loops, drawn())
     assert set(np.unique(loops)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("short", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_loops_leave_out_nothing_that_is_read(
+    objective: str, short: bool, make_step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of every decoder, depth and number of samples against array code (``tests/combinations.py``)."""
+    runs = []
+    for c in (c for c in EVERY if c.objective == objective and (c.decoder in SHORT) == short):
+        run = Run(c, make_step, "float32")
+        lists = [[op for part in run.whole(n) for op in lower(part, run.read(part))] for n in range(run.updates)]
+        missing = []
+        for number, items in enumerate(lists):
+            missing.append(left_out(run.whole(number), [item.touched for item in items]))
+            assert not reads_of(missing[-1], [item.touched for item in items]), c
+        runs.append((c, run, missing, [[op.bind(np, Rows(0, BATCH)) for op in items] for items in lists]))
+    without(monkeypatch)
+    for c, run, missing, calls in runs:
+        agree(c, plain(c, make_step, "float32"), run, missing, calls, within=1e-4)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from aevb_engine.operation import Operation, Rows
+from aevb_engine.operation import Buffer, Operation, Rows
 
 Call = Callable[[], None]
 Phases = Sequence[Sequence[Sequence[Call]]]  # in order; the shares of a phase may run at the same time
@@ -70,12 +70,25 @@ class Backend(Protocol):
         ...
 
     def download(self, array: Any) -> npt.NDArray[Any]: ...
-    def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
-        """The calls that carry out the operations on a share of the rows, in order; ``products`` as in Plan."""
+    def bind(
+        self,
+        operations: Sequence[Operation],
+        rows: Rows,
+        products: str = "fp32",
+        read: Sequence[Buffer] | None = None,
+    ) -> list[Call]:
+        """The calls that carry out the operations on a share of the rows, in order; ``products`` as in Plan.
+
+        ``read``: what anything but these operations reads of what they write; None for all of it. What is not among
+        them and passes between operations only may be missing afterwards.
+        """
         ...
 
-    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
-        """The operations of a whole step for a path other than the eager one; BackendError where it cannot run."""
+    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows, read: Sequence[Buffer] = ()) -> Replay:
+        """The operations of a whole step for a path other than the eager one; BackendError where it cannot run.
+
+        ``read``: what the host reads of what they write, beside what the next step does.
+        """
         ...
 
     def device(self) -> str:
@@ -91,4 +104,6 @@ class Backend(Protocol):
         callable."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the worker processes and threads, once their shares are done; what runs next starts them again."""
+        ...

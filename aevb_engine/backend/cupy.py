@@ -20,7 +20,7 @@ from aevb_engine.cuda.launch import Launch
 from aevb_engine.cuda.lower import Product, Text, lower
 from aevb_engine.cuda.module import module
 from aevb_engine.errors import BackendError
-from aevb_engine.operation import Operation, Rows
+from aevb_engine.operation import Buffer, Operation, Rows
 
 OPTIONS = ("--std=c++17",)
 
@@ -83,9 +83,15 @@ class CupyBackend:
         free, total = self.xp.cuda.runtime.memGetInfo()
         return {"pool": pool.total_bytes(), "used": pool.used_bytes(), "free": free, "total": total}
 
-    def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
+    def bind(
+        self,
+        operations: Sequence[Operation],
+        rows: Rows,
+        products: str = "fp32",
+        read: Sequence[Buffer] | None = None,
+    ) -> list[Call]:
         self.enter()
-        items = lower(operations)
+        items = lower(operations, read)
         launches = {i: t.source.launch(*t.arrays(rows)) for i, t in enumerate(items) if isinstance(t, Text)}
         functions: dict[str, Any] = {}
         if launches:
@@ -104,12 +110,12 @@ class CupyBackend:
                 calls.append(rounded(item.bind(self.xp, rows)))
         return calls
 
-    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
+    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows, read: Sequence[Buffer] = ()) -> Replay:
         from aevb_engine.backend.replay import Graph, Persistent  # few runs need it
 
         self.enter()
         made: Callable[..., Replay] = Graph if plan.path == "graph" else Persistent
-        return made(self.xp, self.stream, operations, rows, plan.products)
+        return made(self.xp, self.stream, operations, rows, plan.products, read)
 
     def _product(self, x: Any, weight: Any, y: Any) -> Call:
         matmul = self.xp.matmul

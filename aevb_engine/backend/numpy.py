@@ -30,7 +30,7 @@ from aevb_engine.backend.cores import most_workers, physical_cores
 from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import is_shared, shared_zeros
 from aevb_engine.errors import BackendError
-from aevb_engine.operation import Operation, Rows
+from aevb_engine.operation import Buffer, Operation, Rows
 
 # Elements in the buffers through which NumPy passes broadcast, strided and converted operands: below 4 KiB each, where
 # the default of 8,192 would allocate tens of KiB in every call. Undone with the error state.
@@ -72,16 +72,22 @@ class NumpyBackend:
     def download(self, array: Any) -> npt.NDArray[Any]:
         return np.array(array)
 
-    def bind(self, operations: Sequence[Operation], rows: Rows, products: str = "fp32") -> list[Call]:
+    def bind(
+        self,
+        operations: Sequence[Operation],
+        rows: Rows,
+        products: str = "fp32",
+        read: Sequence[Buffer] | None = None,
+    ) -> list[Call]:
         if products != "fp32":
             raise BackendError(f"products in {products} need a GPU")
         if jit.available():
             from aevb_engine.compiled.lower import lower  # imports numba
 
-            operations = lower(operations)
+            operations = lower(operations, read)
         return [bind(operation, rows) for operation in operations]
 
-    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows) -> Replay:
+    def replay(self, plan: Plan, operations: Sequence[Operation], rows: Rows, read: Sequence[Buffer] = ()) -> Replay:
         raise BackendError(f"trainer {plan.path} needs a GPU")
 
     def device(self) -> str:
@@ -89,10 +95,7 @@ class NumpyBackend:
 
     def run(self, phases: Phases, times: int) -> None:
         phases = gathered(phases, most_workers())
-        if self._process != os.getpid():  # forked by the user: no thread came along
-            self._process = os.getpid()
-            self._lock = threading.Lock()
-            self._workers.clear()
+        self._settle()
         with self._lock, self.one_thread():
             while len(self._workers) < max(map(len, phases)) - 1:
                 try:
@@ -139,9 +142,18 @@ class NumpyBackend:
             yield
 
     def close(self) -> None:
-        for repeated in self._repeated:
+        for repeated in list(self._repeated):
             repeated.close()
-        _retire(self._workers)
+        self._settle()
+        with self._lock:  # not while somebody's shares are under way
+            _retire(self._workers)
+
+    def _settle(self) -> None:
+        """In a process that the user has forked: no thread came along."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._lock = threading.Lock()
+            self._workers.clear()
 
 
 def gathered(phases: Phases, most: int) -> Phases:

@@ -19,7 +19,7 @@ from aevb_engine.cuda.own import own
 from aevb_engine.cuda.persistent import LATE, Joined, arguments, barriers, blocks, groups, joined, persistent, table
 from aevb_engine.cuda.stages import Member, members, stages
 from aevb_engine.errors import AevbError, BackendError
-from aevb_engine.operation import Operation, Rows
+from aevb_engine.operation import Buffer, Operation, Rows
 
 STEPS = 50  # in the longer of the two graphs
 
@@ -27,9 +27,17 @@ STEPS = 50  # in the longer of the two graphs
 class Graph:
     """One kernel a stage; two captured graphs, of one step and of ``STEPS``."""
 
-    def __init__(self, xp: Any, stream: Any, operations: Sequence[Operation], rows: Rows, products: str) -> None:
+    def __init__(
+        self,
+        xp: Any,
+        stream: Any,
+        operations: Sequence[Operation],
+        rows: Rows,
+        products: str,
+        read: Sequence[Buffer] = (),
+    ) -> None:
         with one_line("graph"):
-            layers = layered(operations, rows, products)
+            layers = layered(operations, rows, products, read)
             made = captured(layers, _number(layers))
             module = xp.RawModule(code=made.code, options=OPTIONS)
             functions = {kernel.name: loaded(module.get_function(kernel.name)) for kernel in made.kernels}
@@ -60,9 +68,17 @@ class Graph:
 class Persistent:
     """One cooperative kernel for all stages of any number of steps."""
 
-    def __init__(self, xp: Any, stream: Any, operations: Sequence[Operation], rows: Rows, products: str) -> None:
+    def __init__(
+        self,
+        xp: Any,
+        stream: Any,
+        operations: Sequence[Operation],
+        rows: Rows,
+        products: str,
+        read: Sequence[Buffer] = (),
+    ) -> None:
         with one_line("persistent"):
-            layers = layered(operations, rows, products)
+            layers = layered(operations, rows, products, read)
             made = persistent(layers, _number(layers))
             self.made, self.stream, self.xp = made, stream, xp
             self.kernel = _Kernel(xp, made)
@@ -150,9 +166,11 @@ def grouped(runs: Sequence[Persistent]) -> list[list[int]]:
     return groups([r.made for r in runs])
 
 
-def layered(operations: Sequence[Operation], rows: Rows, products: str) -> list[list[Member]]:
+def layered(
+    operations: Sequence[Operation], rows: Rows, products: str, read: Sequence[Buffer] = ()
+) -> list[list[Member]]:
     """The stages of a step; TypeError for an operation without text."""
-    return stages(members(own(operations, products), rows))
+    return stages(members(own(operations, products, read), rows))
 
 
 def _number(layers: Sequence[Sequence[Member]]) -> Any:

@@ -46,9 +46,10 @@ BIAS, MANTISSA = np.int32(127), np.int32(23)
 
 
 class Elementary(NamedTuple):
-    """``exp(v)``, ``log1p(v)`` of v in [0, 1] and ``tanh(v)``; float32 to float32."""
+    """``exp(v)``, ``excess(v)`` = e^v - 1 - v, ``log1p(v)`` of v in [0, 1] and ``tanh(v)``; float32 to float32."""
 
     exp: Any
+    excess: Any
     log1p: Any
     tanh: Any
 
@@ -66,6 +67,18 @@ def elementary() -> Elementary:
         p = ((((E5 * r + E4) * r + E3) * r + E2) * r + E1) * r + E0
         return (p * r * r + r + ONE) * np.int32((n + BIAS) << MANTISSA).view(_f)
 
+    def excess(v: Any) -> Any:
+        """Never negative: for |v| <= log(2) / 2 what the series of e^v holds beyond 1 + v, above it no cancellation."""
+        w = LOWEST if v < LOWEST else v
+        w = HIGHEST if w > HIGHEST else w
+        n = np.int32(w * LOG2E + (HALF if w >= 0 else -HALF))
+        k = _f(n)
+        r = (w - k * LN2_HIGH) - k * LN2_LOW
+        p = ((((E5 * r + E4) * r + E3) * r + E2) * r + E1) * r + E0
+        beyond = p * r * r
+        power = (beyond + r + ONE) * np.int32((n + BIAS) << MANTISSA).view(_f)
+        return beyond if n == 0 else power - ONE - v
+
     def log1p(v: Any) -> Any:
         s = v / (TWO + v)
         t = s * s
@@ -78,4 +91,4 @@ def elementary() -> Elementary:
         p = (((((P6 * t + P5) * t + P4) * t + P3) * t + P2) * t + P1) * t + P0
         return v * p / (((Q3 * t + Q2) * t + Q1) * t + Q0)
 
-    return Elementary(inlined(exp), inlined(log1p), inlined(tanh))
+    return Elementary(inlined(exp), inlined(excess), inlined(log1p), inlined(tanh))

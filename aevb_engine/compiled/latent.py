@@ -17,7 +17,7 @@ ZERO, HALF, ONE, LOG_TWO_PI = (np.float32(c) for c in (0, 0.5, 1, LOG_2PI))
 @cache
 def forward() -> Any:
     """``loop(head, bias, eps, sigma, z, kl)``: head += bias; sigma, z = mu + sigma eps and KL(q || p)."""
-    exp = elementary().exp
+    exp, excess = elementary().exp, elementary().excess
 
     def loop(head: Any, bias: Any, eps: Any, sigma: Any, z: Any, kl: Any) -> None:
         latent = sigma.shape[1]
@@ -29,7 +29,7 @@ def forward() -> Any:
                 mu, logvar = head[b, j], head[b, latent + j]
                 s = exp(HALF * logvar)
                 sigma[b, j] = s
-                total += mu * mu + s * s - ONE - logvar
+                total += mu * mu + excess(logvar)
                 for k in range(eps.shape[1]):
                     z[b, k, j] = mu + s * eps[b, k, j]
             kl[b] = HALF * total

@@ -14,31 +14,46 @@ reparameterize_backward, kl_backward | prior, entropy           one loop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from aevb_engine import rewrite
 from aevb_engine.compiled import batch, hidden, latent, likelihood
 from aevb_engine.kernels.affine import product
-from aevb_engine.operation import Buffer, Operation, Rows, begins, custom, operation, rewrite
+from aevb_engine.operation import Buffer, Operation, Rows, custom, operation
+from aevb_engine.rewrite import begins
 
 Taken = tuple[int, list[Operation]]  # how many operations a rule took, and what they become
 
 
-def lower(operations: Sequence[Operation]) -> list[Operation]:
-    """The operations of one stretch with every rule applied; what no rule takes stays as it is."""
-    return rewrite(operations, RULES, lambda operation: operation)
+def lower(operations: Sequence[Operation], read: Sequence[Buffer] | None = None) -> list[Operation]:
+    """The operations of one stretch with every rule applied; what no rule takes stays as it is.
+
+    ``read``: what anything else reads of what they write (``rewrite.Stretch``).
+    """
+    return rewrite.rewrite(operations, RULES, lambda operation: operation, read)
 
 
-def _loop(name: str, function: Any, *given: Any, writes: tuple[Any, ...]) -> Operation:
-    """``function`` on buffers and numbers in its order; all buffers are read, some are written."""
+def _product(x: Buffer, weight: Buffer, y: Buffer) -> Operation:
+    """x W, whose bias is to come."""
+    return replace(operation(product, x, weight, y), unfinished=True)
+
+
+def _loop(
+    name: str, function: Any, *given: Any, writes: tuple[Any, ...] = (), changes: tuple[Any, ...] = ()
+) -> Operation:
+    """``function`` on buffers and numbers in its order; those it ``writes`` are not read, those it ``changes`` are."""
     given = tuple(np.float32(a) if isinstance(a, float) else a for a in given)
 
     def bind(xp: Any, rows: Rows) -> Callable[[], None]:
         views = tuple(a.view(rows) if isinstance(a, Buffer) else a for a in given)
         return lambda: function(*views)
 
-    return custom(f"{name} loop", bind, tuple(a for a in given if isinstance(a, Buffer)), writes)
+    new = {id(a) for a in writes}
+    reads = tuple(a for a in given if isinstance(a, Buffer) and id(a) not in new)
+    return custom(f"{name} loop", bind, reads, (*writes, *changes))
 
 
 def _single(*buffers: Any) -> bool:
@@ -49,7 +64,7 @@ def _gather(rest: Sequence[Any]) -> Taken | None:
     if not begins(rest, "gather") or not _single(rest[0].arguments[-1]):
         return None
     data, index, scale, _, x = rest[0].arguments
-    if begins(rest, "gather", "select_columns") and rest[1].reads == (x,):
+    if begins(rest, "gather", "select_columns") and rest[1].reads[0] is x:
         (live,) = rest[1].writes
         given = (data, index, float(scale), rest[1].facts["runs"], x, live)
         return 2, [_loop("gather_runs", batch.gather_runs(), *given, writes=(x, live))]
@@ -69,7 +84,7 @@ def _record(rest: Sequence[Any]) -> Taken | None:
         return None
     names = ("bound", "reconstruction", "kl", "metrics", "cursor", "step")
     given = tuple(rest[0].facts[name] for name in names)
-    return 1, [_loop("record", batch.record(), *given, writes=given[3:])]
+    return 1, [_loop("record", batch.record(), *given, changes=given[3:])]
 
 
 def _affine_tanh(rest: Sequence[Any]) -> Taken | None:
@@ -78,47 +93,31 @@ def _affine_tanh(rest: Sequence[Any]) -> Taken | None:
     x, weight, bias, y = rest[0].arguments
     if rest[1].arguments != (y, y) or not _single(y):
         return None
-    return 2, [operation(product, x, weight, y), _loop("bias_tanh", hidden.bias_tanh(), bias, y, writes=(y,))]
+    return 2, [_product(x, weight, y), _loop("bias_tanh", hidden.bias_tanh(), bias, y, changes=(y,))]
 
 
 def _latent(rest: Sequence[Any]) -> Taken | None:
     """The encoder's head and everything up to z, with kl or the log-densities."""
-    if len(rest) < 3 or rest[2].name not in ("noise", "noise_by_sample"):
+    found = rewrite.latent(rest)
+    if found is None or not _single(found.z):
         return None
-    if not begins([rest[0], rest[1], *rest[3:]], "affine", "standard_deviation", "reparameterize"):
-        return None
-    x, weight, bias, head = rest[0].arguments
-    sigma = rest[1].arguments[1]
-    eps, z = rest[3].arguments[2:]
-    if begins(rest[4:], "kl"):
-        count, function, last = 5, latent.forward, rest[4].arguments[-1:]
-    elif begins(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
-        count, function, last = 6, latent.forward_mc, rest[4].arguments[-1:] + rest[5].arguments[-1:]
-    else:
-        return None
-    if not _single(head):
-        return None
-    given = (head, bias, eps, sigma, z, *last)
-    return count, [
-        operation(product, x, weight, head),
-        rest[2],
-        _loop(function.__name__, function(), *given, writes=(head, sigma, z, *last)),
+    x, weight, bias, head = found.affine
+    function = latent.forward if len(found.terms) == 1 else latent.forward_mc
+    given, made = (head, bias, found.eps), (found.sigma, found.z, *found.terms)
+    return found.count, [
+        _product(x, weight, head),
+        found.noise,
+        _loop(function.__name__, function(), *given, *made, writes=made, changes=(head,)),
     ]
 
 
 def _heads(rest: Sequence[Any]) -> Taken | None:
     """The likelihood's affine heads as bare products; bias and scale enter the likelihood's own loop."""
-    count = 0
-    while count < len(rest) and rest[count].name in ("scale", "affine"):
-        count += 1
-    if count == len(rest) or not rest[count].name.startswith("log_prob"):
+    found = rewrite.heads(rest)
+    if found is None:
         return None
-    facts = rest[count].facts
+    facts = found.log_prob.facts
     plugin, x, logp, dheads = (facts[n] for n in ("likelihood", "x", "logp", "dheads"))
-    unscaled = {op.arguments[2].storage: op.arguments[0] for op in rest[:count] if op.name == "scale"}
-    products = [op for op in rest[:count] if op.name == "affine"]
-    if {id(op.arguments[3]) for op in products} != {id(p) for p in facts["products"].values()}:
-        return None
     function = likelihood.loop(plugin, bool(dheads)) if _single(x, logp) else None
     if function is None:
         return None
@@ -127,29 +126,26 @@ def _heads(rest: Sequence[Any]) -> Taken | None:
         width = x.array.shape[-1]
         bias = facts["biases"].get(declared.name) or Buffer("no bias", np.zeros(width, np.float32))
         given += [head, bias, declared.scale, dheads[i] if dheads else x]
-    matrices = []
-    for op in products:
-        h, weight, _, head = op.arguments
-        matrices.append(operation(product, unscaled.get(h.storage, h), weight, head))
-    return count + 1, [*matrices, _loop("likelihood", function, *given, writes=(logp, *dheads))]
+    matrices = [_product(*factors) for factors in found.products]
+    return found.count, [*matrices, _loop("likelihood", function, *given, writes=(logp, *dheads))]
 
 
 def _tanh_backward(rest: Sequence[Any]) -> Taken | None:
     if begins(rest, "tanh_backward"):
         h, _, dh = rest[0].arguments
         if _single(h):
-            return 1, [_loop("tanh_backward", hidden.tanh_backward(), h, dh, writes=(dh,))]
+            return 1, [_loop("tanh_backward", hidden.tanh_backward(), h, dh, changes=(dh,))]
     if begins(rest, "weigh", "tanh_backward"):
         weight, dh, out = rest[0].arguments
         h, _, target = rest[1].arguments
         if dh is out is target and _single(h):
             function = hidden.weighted_tanh_backward()
-            return 2, [_loop("weighted_tanh_backward", function, weight, h, dh, writes=(dh,))]
+            return 2, [_loop("weighted_tanh_backward", function, weight, h, dh, changes=(dh,))]
     return None
 
 
 def _latent_backward(rest: Sequence[Any]) -> Taken | None:
-    if not begins(rest, "reparameterize_backward", "kl_backward"):
+    if not rewrite.latent_backward(rest):
         return None
     dz, sigma, eps, _, dmu, dlogvar = rest[0].arguments
     mu, _, weight, *_ = rest[1].arguments
@@ -160,7 +156,7 @@ def _latent_backward(rest: Sequence[Any]) -> Taken | None:
 
 
 def _latent_backward_mc(rest: Sequence[Any]) -> Taken | None:
-    if not begins(rest, "prior_backward", "reparameterize_backward", "add_constant"):
+    if not rewrite.latent_backward_mc(rest):
         return None
     weight, z, _, _ = rest[0].arguments
     dz, sigma, eps, _, dmu, dlogvar = rest[1].arguments

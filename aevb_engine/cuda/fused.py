@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.cuda.launch import HEAD, Dim, Parameter, Source, address
+from aevb_engine.cuda.launch import HEAD, Dim, Parameter, Source
 from aevb_engine.cuda.module import read, shared
 from aevb_engine.cuda.source import PREFIX, indent
 from aevb_engine.cuda.stages import THREADS, Member
+from aevb_engine.memory import address
 
 MOST_BLOCKS = 1 << 16  # of a captured kernel; it loops over the rest
 RUN = ("key0", "key1")  # constants of a run, not of a model

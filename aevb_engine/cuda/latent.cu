@@ -23,7 +23,8 @@ extern "C" __global__ void __launch_bounds__(256) aevb_latent(
                 head[j * head_h] = mu;
                 head[(size_z + j) * head_h] = logvar;
                 sigma_[(long long)b * sigma_b + j * sigma_z] = sigma;
-                kl += (T)0.5 * (mu * mu + sigma * sigma - logvar - (T)1);
+                const T excess = expm1(logvar) - logvar;  // sigma^2 - 1 - logvar, which of sigma would cancel
+                kl += (T)0.5 * (mu * mu + (excess < (T)0 ? (T)0 : excess));
                 for (int l = 0; l < size_l; l++) {
                     const unsigned int row = (unsigned int)(first + (long long)b * size_l + l);
                     const T eps = normal_at(j, row, step, stream, key0, key1);

@@ -26,12 +26,6 @@ TYPES = {
 HEAD = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\(([^)]*)\)')
 
 
-def address(array: Any) -> int:
-    """Where an array begins: on the device, or for the double of CuPy on the host."""
-    pointer = getattr(array.data, "ptr", None)
-    return int(array.ctypes.data if pointer is None else pointer)
-
-
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch: ``module.get_function(name)(grid, block, args)``; no dynamic shared memory is used.
@@ -89,6 +83,11 @@ class Source:
     @property
     def accepts(self) -> tuple[str, ...]:
         return self.given or tuple(p.name for p in self.parameters if p.kind in ("array", "const"))
+
+    def loads(self, name: str) -> bool:
+        """Whether the text uses an array's elements before it assigns them."""
+        first = re.search(rf"(?<!&)\b{name}_\[[^][]*\]( = )?", HEAD.split(self.text)[-1])
+        return first is not None and first[1] is None
 
     def launch(self, *given: Any, **named: Any) -> Launch:
         """The launch on these arrays and constants; arrays need ``shape``, ``strides``, ``dtype``, nothing else.

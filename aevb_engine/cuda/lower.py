@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from aevb_engine import rewrite
 from aevb_engine.cuda.handwritten import sources
-from aevb_engine.cuda.launch import Source
+from aevb_engine.cuda.launch import Parameter, Source
 from aevb_engine.cuda.likelihood import likelihood
 from aevb_engine.cuda.optimizer import optimizer
 from aevb_engine.cuda.source import generate
@@ -34,7 +36,9 @@ from aevb_engine.kernels.relu import bias_relu, weighted_relu_backward
 from aevb_engine.kernels.rows import add
 from aevb_engine.kernels.softplus import bias_softplus, weighted_softplus_backward
 from aevb_engine.kernels.tanh import bias_tanh, weighted_tanh_backward
-from aevb_engine.operation import Buffer, Operation, Rows, begins, rewrite
+from aevb_engine.memory import Place, Touched
+from aevb_engine.operation import Buffer, Operation, Rows
+from aevb_engine.rewrite import begins
 
 BIAS_ACTIVATION = {"tanh": bias_tanh, "relu": bias_relu, "softplus": bias_softplus}
 WEIGHTED_BACKWARD = {
@@ -50,9 +54,23 @@ class Text:
 
     source: Source
     given: tuple[Any, ...]
+    unfinished: tuple[Any, ...] = ()  # of what it writes, arrays that another text has still to finish
 
     def arrays(self, rows: Rows) -> tuple[Any, ...]:
         return tuple(g.view(rows) if isinstance(g, Buffer) else g for g in self.given)
+
+    @cached_property
+    def touched(self) -> Touched:
+        """By the parameters of the text."""
+        places = [(p, _place(g)) for p, g in self.named()]
+        reads = [place for p, place in places if not p.written or self.source.loads(p.name)]
+        writes = [place for p, place in places if p.written]
+        return Touched(reads, writes, [_place(a) for a in self.unfinished], [])
+
+    def named(self) -> list[tuple[Parameter, Any]]:
+        """The arrays or buffers with what the source says of them."""
+        given = dict(zip(self.source.accepts, self.given, strict=True))
+        return [(p, given[p.name]) for p in self.source.parameters if p.kind == "array"]
 
 
 @dataclass(frozen=True)
@@ -63,14 +81,26 @@ class Product:
     weight: Buffer
     y: Buffer
 
+    @property
+    def touched(self) -> Touched:
+        """Its bias is to come."""
+        return Touched([self.x.place, self.weight.place], [self.y.place], [self.y.place], [])
+
 
 Item = Text | Product | Operation  # an operation here runs as array code
 Taken = tuple[int, list[Item]]  # how many operations a rule took, and what they become
 
 
-def lower(operations: Sequence[Operation]) -> list[Item]:
-    """The operations of one stretch, in order, as launches, products and array code."""
-    return rewrite(operations, RULES, _alone)
+def lower(operations: Sequence[Operation], read: Sequence[Buffer] | None = None) -> list[Item]:
+    """The operations of one stretch, in order, as launches, products and array code.
+
+    ``read``: what anything else reads of what they write (``rewrite.Stretch``).
+    """
+    return rewrite.rewrite(operations, RULES, _alone, read)
+
+
+def _place(given: Any) -> Place:
+    return given.place if isinstance(given, Buffer) else Place(given)
 
 
 def _alone(op: Operation) -> Item:
@@ -167,46 +197,30 @@ def _affine_activation(rest: Sequence[Operation]) -> Taken | None:
 
 def _latent(rest: Sequence[Operation]) -> Taken | None:
     """The encoder's head and everything up to z, with kl or the log-densities."""
-    start = ("affine", "standard_deviation", "noise", "reparameterize")
-    if not begins(rest, *start):
+    found = rewrite.latent(rest)
+    if found is None or found.noise.name != "noise":
         return None
-    x, weight, bias, head = rest[0].arguments
-    sigma = rest[1].arguments[1]
-    eps, z = rest[3].arguments[2:]
-    given = (head, bias, head, *_key(rest[2]), sigma, eps, z)
-    if begins(rest[4:], "kl"):
-        return 5, [Product(x, weight, head), Text(sources()["latent"], (*given, rest[4].arguments[-1]))]  # type: ignore[arg-type]
-    if begins(rest[4:], "standard_normal_log_density", "reparameterized_log_density"):
-        densities = (rest[4].arguments[-1], rest[5].arguments[-1])
-        return 6, [Product(x, weight, head), Text(sources()["latent_mc"], (*given, *densities))]  # type: ignore[arg-type]
-    return None
+    x, weight, bias, head = found.affine
+    source = sources()["latent" if len(found.terms) == 1 else "latent_mc"]
+    given = (head, bias, head, *_key(found.noise), found.sigma, found.eps, found.z, *found.terms)
+    return found.count, [Product(x, weight, head), Text(source, given)]
 
 
 def _heads(rest: Sequence[Operation]) -> Taken | None:
     """The likelihood's affine heads as bare products; bias and scale enter the likelihood's own pass."""
-    count = 0
-    while count < len(rest) and rest[count].name in ("scale", "affine"):
-        count += 1
-    if count == 0 or count == len(rest) or not rest[count].name.startswith("log_prob"):
+    found = rewrite.heads(rest)
+    if found is None or found.log_prob.facts["likelihood"].cuda is None:
         return None
-    last = rest[count]
-    f = last.facts
+    f = found.log_prob.facts
     plugin = f["likelihood"]
-    unscaled = {op.arguments[2].storage: op.arguments[0] for op in rest[:count] if op.name == "scale"}  # type: ignore[union-attr]
-    products = [op for op in rest[:count] if op.name == "affine"]
-    if plugin.cuda is None or {id(op.arguments[3]) for op in products} != {id(p) for p in f["products"].values()}:
-        return None
-    items: list[Item] = []
-    for op in products:
-        x, weight, _, head = op.arguments
-        items.append(Product(unscaled.get(x.storage, x), weight, head))  # type: ignore[union-attr, arg-type]
+    items: list[Item] = [Product(*factors) for factors in found.products]
     given: list[Any] = [f["x"]]
     for head, shaped in zip(plugin.heads, f["heads"], strict=True):
         given.append(shaped)
         if head.source == "affine":
             given.append(f["biases"][head.name])
     source = likelihood(plugin, bool(f["dheads"]), bias=True)
-    return count + 1, [*items, Text(source, (*given, f["logp"], *f["dheads"]))]
+    return found.count, [*items, Text(source, (*given, f["logp"], *f["dheads"]))]
 
 
 def _affine(rest: Sequence[Operation]) -> Taken | None:
@@ -250,7 +264,7 @@ def _weighted_backward(rest: Sequence[Operation]) -> Taken | None:
 
 
 def _latent_backward(rest: Sequence[Operation]) -> Taken | None:
-    if not begins(rest, "reparameterize_backward", "kl_backward"):
+    if not rewrite.latent_backward(rest):
         return None
     dz, sigma, eps, scratch, dmu, dlogvar = rest[0].arguments
     mu, _, weight, narrow, *_ = rest[1].arguments
@@ -258,7 +272,7 @@ def _latent_backward(rest: Sequence[Operation]) -> Taken | None:
 
 
 def _latent_backward_mc(rest: Sequence[Operation]) -> Taken | None:
-    if not begins(rest, "prior_backward", "reparameterize_backward", "add_constant"):
+    if not rewrite.latent_backward_mc(rest):
         return None
     weight, z, _, _ = rest[0].arguments
     dz, sigma, eps, scratch, dmu, dlogvar = rest[1].arguments

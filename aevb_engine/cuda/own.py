@@ -15,7 +15,8 @@ advance, gather                                              one launch, which f
 affine on rows that a gather copies                          one product straight from the data, beside the gather
 ==========================================================  =======================================================
 
-What an epilogue takes is decided by the memory it touches, never by a kernel's name.
+What an epilogue takes is decided by the memory it touches, never by a kernel's name; what a rule leaves out by
+``rewrite.Stretch``.
 """
 
 from __future__ import annotations
@@ -27,35 +28,41 @@ from typing import Any
 
 import numpy as np
 
+from aevb_engine import rewrite
 from aevb_engine.cuda import lower
 from aevb_engine.cuda.handwritten import sources
-from aevb_engine.cuda.launch import Parameter, address
+from aevb_engine.cuda.launch import Parameter
 from aevb_engine.cuda.lower import Item, Taken, Text
 from aevb_engine.cuda.optimizer import optimizer
-from aevb_engine.cuda.product import Picked, Product, parts_of, view
+from aevb_engine.cuda.product import Picked, Product, parts_of
 from aevb_engine.cuda.rows import Backward, Forward, choose, dense, plain
 from aevb_engine.cuda.source import generate
 from aevb_engine.kernels.rows import sum_of_parts
-from aevb_engine.operation import Buffer, Operation, begins, rewrite
+from aevb_engine.memory import Place, Touched, address, view
+from aevb_engine.operation import Buffer, Operation
+from aevb_engine.rewrite import begins
 
 PRECISIONS = ("fp32", "tf32")
 
 
-def own(operations: Sequence[Operation], precision: str = "fp32") -> list[Text | Operation]:
+def own(
+    operations: Sequence[Operation], precision: str = "fp32", read: Sequence[Buffer] = ()
+) -> list[Text | Operation]:
     """The operations of a whole step, in order, as launches; an operation that is left has no text.
 
     What one operation leaves for another alone need not be there afterwards: log p where a bound takes it in parts,
-    heads whose likelihood is within their product, scaled biases of those.
+    heads whose likelihood is within their product, scaled biases of those. ``read``: what the host reads between steps.
 
     ``precision``: of the products' factors, "fp32" for the model's own type, "tf32" for 10 bits of mantissa with sums
     in float.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision}: {' or '.join(PRECISIONS)} is needed")
-    step = _Step(operations, precision == "tf32")
+    step = _Step(precision == "tf32", read)
     around_z = (step.rows_forward, step.rows_backward)
     rules = (step.heads, *around_z, step.other(lower._latent), step.affine, step.data, step.weight, step.update)
-    items = rewrite(operations, (*rules, *(step.other(rule) for rule in lower.RULES)), lower._alone)
+    others = [step.other(rule) for rule in lower.RULES]
+    items = rewrite.rewrite(operations, [*rules, *others], lower._alone, read)
     return step.used([item for item in items if not isinstance(item, lower.Product)])
 
 
@@ -110,15 +117,15 @@ class _Touched:
 
 
 class _Step:
-    """The rules, with what they know of the whole list."""
+    """The rules, with what they note for afterwards; a note counts only where its text is in the list."""
 
-    def __init__(self, operations: Sequence[Operation], tensor_cores: bool) -> None:
-        self.operations = operations
+    def __init__(self, tensor_cores: bool, read: Sequence[Buffer]) -> None:
         self.tensor_cores = tensor_cores
+        self.read = [buffer.place for buffer in read]
         self.updated: list[tuple[int, int]] = []  # addresses of gradients whose parameters are updated already
-        self.parts: list[tuple[Any, Any]] = []  # logp and its parts by tile of columns
-        self.splits: list[tuple[Any, Any, Text, Text]] = []  # a product, its parts, the text of either
+        self.parts: list[tuple[Any, Any, Text]] = []  # logp, its parts by tile of columns, the text that adds them up
         self.unread: list[Any] = []  # what a rule no longer reads: made in vain unless another does
+        self.splits: list[tuple[Any, Any, Text, Text]] = []  # a product, its parts, the text of either
         self.first: list[tuple[Product, Text]] = []  # products of x and a weight matrix, which may be of the data
 
     def product(self, a: Any, factors: Sequence[Any], label: str, last: Any = None) -> Product:
@@ -147,7 +154,15 @@ class _Step:
         product = self.product(dy, [weight.T], "data")
         return self._chain(product, "sum0[i]", dx, rest, _Touched([dx], [dy, weight], []))
 
-    def _chain(self, product: Product, start: str, y: Any, rest: Sequence[Operation], touched: _Touched) -> Taken:
+    def _chain(
+        self,
+        product: Product,
+        start: str,
+        y: Any,
+        rest: Sequence[Operation],
+        touched: _Touched,
+        unfinished: tuple[Any, ...] = (),
+    ) -> Taken:
         """The kernels that follow on the elements of y, as long as each element can be finished by itself."""
         known = {view(y): "v0"}
         arrays = {view(y): y}
@@ -168,7 +183,7 @@ class _Step:
             return 1, [self._alone(product, y)]
         for key, name in known.items():
             product.store(arrays[key], name)
-        return count, [Text(*product.text())]
+        return count, [Text(*product.text(), unfinished)]
 
     def _follows(self, op: Operation, y: Any, known: dict[tuple[Any, ...], str], touched: _Touched) -> bool:
         kernel = op.kernel
@@ -209,15 +224,8 @@ class _Step:
         f = last.facts
         plugin = f["likelihood"]
         products = [item for item in items if isinstance(item, lower.Product)]
-        heads = [item.y.array for item in products]
         x = products[0].x.array
-        inner = {id(op) for op in rest[:count]}
-        read = [a for op in self.operations if id(op) not in inner for a in _arrays(op.reads)]
-        if (
-            any(head.group > 1 for head in plugin.heads)
-            or any(view(item.x.array) != view(x) for item in products)
-            or any(overlap(a, head) for a in read for head in heads)
-        ):
+        if any(head.group > 1 for head in plugin.heads) or any(view(item.x.array) != view(x) for item in products):
             return count, [self._plain(item) for item in items]
         logp, cube = f["logp"].array, f["x"].array
         rows, columns = logp.size, cube.shape[-1]
@@ -236,8 +244,9 @@ class _Step:
                 given.append((shaped.array.reshape(-1),))
         dheads = [d.array.reshape(rows, columns) for d in f["dheads"]]
         product.log_prob(plugin, label, cube.reshape(-1, columns), given, parts, dheads)
-        self.parts.append((logp, parts))
-        return count, [Text(*product.text()), Text(generate(sum_of_parts), (parts, logp.reshape(rows)))]
+        total = Text(generate(sum_of_parts), (parts, logp.reshape(rows)))
+        self.parts.append((logp, parts, total))
+        return count, [Text(*product.text()), total]
 
     def rows_forward(self, rest: Sequence[Operation]) -> Taken | None:
         """The head, the latent pass, the decoder's first layer and elementwise kernels on it, by blocks of rows."""
@@ -277,7 +286,9 @@ class _Step:
         end = next((i for i, op in enumerate(rest) if i > begin and op.name == "affine_backward_data"), None)
         if end is None or end - begin > 4:
             return None
-        middle = rewrite(rest[begin:end], (lower._latent_backward, lower._latent_backward_mc), lower._alone)
+        between = [rest[0], *rest[begin : end + 1]]
+        rules = (lower._latent_backward, lower._latent_backward_mc)
+        middle = rewrite.rewrite(between, rules, lower._alone, ())[1:-1]
         dhead, head, dh = (b.array for b in rest[end].arguments)  # type: ignore[union-attr]
         b, s = dhead.shape[0], dz.shape[0]
         texts = [item for item in middle if isinstance(item, Text)]
@@ -297,7 +308,8 @@ class _Step:
         if not touched.apart():
             return None
         before = [lower._alone(op) for op in rest[1:begin]]
-        more, items = self._chain(joined, "sum0", dh, rest[end:], touched)
+        changed = any(overlap(a, dz) for op in rest[begin:end] for a in _arrays(op.writes))
+        more, items = self._chain(joined, "sum0", dh, rest[end:], touched, (dz,) if changed else ())
         return end + more, [*before, *items]
 
     def weight(self, rest: Sequence[Operation]) -> Taken | None:
@@ -384,13 +396,14 @@ class _Step:
     def _plain(self, item: Item) -> Item:
         if not isinstance(item, lower.Product):
             return item
-        return self._alone(self.product(item.x.array, [item.weight.array], "plain"), item.y.array)
+        y = item.y.array
+        return self._alone(self.product(item.x.array, [item.weight.array], "plain"), y, (y,))
 
-    def _alone(self, product: Product, y: Any) -> Text:
+    def _alone(self, product: Product, y: Any, unfinished: tuple[Any, ...] = ()) -> Text:
         """y as the bare product; kept beside it, the same in parts for readers who can add them up."""
         bare = Product(product.a, product.factors, None, product.tensor_cores, product.label)
         bare.store(y, "sum0[i]")
-        text = Text(*bare.text())
+        text = Text(*bare.text(), unfinished)
         (m, n), k = bare.shape, int(bare.a.shape[1])
         splits = parts_of(m, k, n, bare.tile)
         if splits > 1:
@@ -403,19 +416,52 @@ class _Step:
     # Afterwards -----------------------------------------------------------------------------------------------
 
     def used(self, items: list[Text | Operation]) -> list[Text | Operation]:
-        """The list with log p taken in parts where all who read it can, without what nobody reads, and merged."""
-        for logp, parts in self.parts:
-            reading = [i for i, item in enumerate(items) if _reads(item, logp)]
-            taken = {i: _of_parts(items[i], logp, parts) for i in reading}
-            if taken and all(text is not None for text in taken.values()):
-                items = [taken.get(i) or item for i, item in enumerate(items)]
-                self.unread.append(logp)
+        """The list with sums taken in parts where all who read them can, without what nobody reads, and merged."""
+        for logp, parts, total in self.parts:
+            items = self._in_parts(items, logp, parts, total, None)
         for y, parts, text, cut in self.splits:
-            items = _in_parts(items, y, parts, text, cut)
+            items = self._in_parts(items, y, parts, text, cut)
+        return self._from_the_data(_read_at_cursor(self._useful(items)))
+
+    def _in_parts(
+        self, items: list[Text | Operation], y: Any, parts: Any, text: Text, cut: Text | None
+    ) -> list[Text | Operation]:
+        """Without ``text``, which makes y (or ``cut`` in its place), where all who read y can add up its parts."""
+        at = next((i for i, item in enumerate(items) if item is text), None)
+        if at is None:
+            return items
+        of_parts: dict[int, Text] = {}
+        touched = [item.touched for item in items]
+        for i in range(at + 1, len(items)):
+            if Place(y).touches(touched[i].reads):
+                reader = _of_parts(items[i], y, parts)
+                if reader is None:
+                    return items
+                of_parts[i] = reader
+                touched[i] = reader.touched
+            if Place(y).within(touched[i].writes):
+                break
+        if (cut is not None and not of_parts) or self._wanted(y, touched, at):
+            return items
+        items = [of_parts.get(i, item) for i, item in enumerate(items)]
+        return [*items[:at], *([] if cut is None else [cut]), *items[at + 1 :]]
+
+    def _useful(self, items: list[Text | Operation]) -> list[Text | Operation]:
+        """Without texts that make nothing but what a rule stopped reading, and nobody else reads."""
         for array in self.unread:
-            if not any(_reads(item, array) for item in items):
-                items = [item for item in items if not _writes_only(item, array)]
-        return self._from_the_data(_read_at_cursor(items))
+            touched = [item.touched for item in items]
+            vain = [i for i, t in enumerate(touched) if len(t.writes) == 1 and t.writes[0].view == view(array)]
+            vain = [i for i in vain if isinstance(items[i], Text) and not self._wanted(array, touched, i)]
+            items = [item for i, item in enumerate(items) if i not in vain]
+        return items
+
+    def _wanted(self, array: Any, touched: Sequence[Touched], at: int) -> bool:
+        """Whether anything reads what item ``at`` makes before it is written again, in this step or the next."""
+        place = Place(array)
+        found = rewrite.wanted(place, touched[at + 1 :])
+        if found is None:
+            found = place.touches(self.read) or rewrite.wanted(place, touched[: at + 1])
+        return bool(found)
 
     def _from_the_data(self, items: list[Text | Operation]) -> list[Text | Operation]:
         """Products of the rows that a gather copies, straight from the data: they need not wait for it."""
@@ -516,47 +562,16 @@ def _after_advance(text: Text, tables: Sequence[Any]) -> Text | None:
 
 
 def _writes(item: Text | Operation, array: Any) -> bool:
-    if isinstance(item, Operation):
-        return any(overlap(a, array) for a in _arrays(item.writes))
-    return any(overlap(a, array) for a, p in _named(item) if p.written)
+    return Place(array).touches(item.touched.writes)
 
 
 def _reads(item: Text | Operation, array: Any) -> bool:
-    if isinstance(item, Operation):
-        return any(overlap(a, array) for a in _arrays(item.reads))
-    return any(overlap(a, array) for a, p in _named(item) if not p.written)
-
-
-def _writes_only(item: Text | Operation, array: Any) -> bool:
-    written = [a for a, p in _named(item) if p.written] if isinstance(item, Text) else []
-    return len(written) == 1 and extent(written[0]) == extent(array)
+    return Place(array).touches(item.touched.reads)
 
 
 def _named(text: Text) -> list[tuple[Any, Parameter]]:
     """The arrays of a launch with what the source says of them."""
-    of = {p.name: p for p in text.source.parameters if p.kind == "array"}
-    pairs = zip(text.source.accepts, text.given, strict=True)
-    return [(g.array if isinstance(g, Buffer) else g, of[name]) for name, g in pairs if name in of]
-
-
-def _in_parts(items: list[Text | Operation], y: Any, parts: Any, text: Text, cut: Text) -> list[Text | Operation]:
-    """The product in parts, where all who read it before it is written again can add them up."""
-    at = next(i for i, item in enumerate(items) if item is text)
-    if any(_reads(item, y) for item in items[:at]):
-        return items
-    taken: dict[int, Text] = {at: cut}
-    for i in range(at + 1, len(items)):
-        item = items[i]
-        if _reads(item, y):
-            reader = _of_parts(item, y, parts)
-            if reader is None:
-                return items
-            taken[i] = reader
-        if isinstance(item, Text) and any(view(a) == view(y) for a, p in _named(item) if p.written):
-            break
-    if len(taken) == 1:
-        return items
-    return [taken.get(i, item) for i, item in enumerate(items)]
+    return [(plain(given), p) for p, given in text.named()]
 
 
 def _of_parts(item: Text | Operation, array: Any, parts: Any) -> Text | None:

@@ -25,10 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.cuda.fused import PLACE, SYNC, Bodies, chain, prelude, shares
-from aevb_engine.cuda.launch import Dim, Parameter, Source, address
+from aevb_engine.cuda.launch import Dim, Parameter, Source
 from aevb_engine.cuda.module import common, devices, read
 from aevb_engine.cuda.source import PREFIX, indent
 from aevb_engine.cuda.stages import THREADS, Member
+from aevb_engine.memory import address
 
 NAME = f"{PREFIX}persistent"
 LATE = 2  # the word of a barrier's state that says that a block gave up

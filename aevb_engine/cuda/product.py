@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.cuda.launch import Dim, Shape, Sizes, Source, address
+from aevb_engine.cuda.launch import Dim, Shape, Sizes, Source
 from aevb_engine.cuda.likelihood import Likelihood
 from aevb_engine.cuda.optimizer import Optimizer
 from aevb_engine.cuda.source import PREFIX, fill, parameter
 from aevb_engine.cuda.source import at as element_at
 from aevb_engine.kernel import Kernel
+from aevb_engine.memory import view
 
 MULTIPROCESSORS = 132  # of an H100; the choice of tiles depends on it, no result does beyond rounding
 
@@ -117,12 +118,6 @@ if (threadIdx.x < $rows && base_r + (int)threadIdx.x < size_r) {
     $target = total;
 }
 """
-
-
-def view(array: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """What tells two views apart: address, shape, strides of the axes longer than one."""
-    strides = tuple(s if n > 1 else 0 for n, s in zip(array.shape, array.strides, strict=True))
-    return address(array), tuple(array.shape), strides
 
 
 @dataclass(frozen=True)

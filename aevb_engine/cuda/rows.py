@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from aevb_engine.cuda import product
-from aevb_engine.cuda.launch import HEAD, Dim, Shape, Sizes, Source, address
+from aevb_engine.cuda.launch import HEAD, Dim, Shape, Sizes, Source
 from aevb_engine.cuda.product import MULTIPROCESSORS, Product
 from aevb_engine.cuda.source import PREFIX, fill, parameter
+from aevb_engine.memory import address
 from aevb_engine.operation import Buffer
 
 ROWS = (1, 2, 4, 8)  # data points of a block

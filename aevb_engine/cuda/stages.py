@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from aevb_engine.cuda.launch import Launch, Source, address
+from aevb_engine.cuda.launch import Launch, Source
 from aevb_engine.cuda.lower import Text
 from aevb_engine.cuda.product import MULTIPROCESSORS
+from aevb_engine.memory import address, area, overlap
 from aevb_engine.operation import Rows
 
 THREADS = 256  # of every block
@@ -58,42 +59,6 @@ def members(items: Sequence[Any], rows: Rows) -> list[Member]:
             raise TypeError(f"{item.source.name}: blocks of {' x '.join(map(str, block))} threads, not of {THREADS}")
         out.append(member)
     return out
-
-
-@dataclass(frozen=True)
-class Area:
-    """The bytes of an array: rows of ``width`` bytes, ``pitch`` apart, within [lo, hi)."""
-
-    lo: int
-    hi: int
-    width: int
-    pitch: int
-
-
-def area(array: Any) -> Area:
-    """Rows where every axis but the last ones lies dense; otherwise all bytes between the first and the last."""
-    axes = [(int(n), int(s)) for n, s in zip(array.shape, array.strides, strict=True) if n > 1]
-    if any(n == 0 for n in array.shape):
-        return Area(0, 0, 0, 0)
-    width = int(np.dtype(array.dtype).itemsize)
-    lo = address(array) + sum((n - 1) * s for n, s in axes if s < 0)
-    hi = lo + width + sum((n - 1) * abs(s) for n, s in axes)
-    axes = sorted((abs(s), n) for n, s in axes if s)
-    while axes and axes[0][0] == width:
-        width *= axes.pop(0)[1]
-    pitch = axes[0][0] if axes else 0
-    rows_only = all(outer % pitch == 0 for outer, _ in axes) if pitch else True
-    return Area(lo, hi, width, pitch if pitch > width and rows_only else 0)
-
-
-def overlap(a: Area, b: Area) -> bool:
-    """Whether two arrays share bytes; exact for dense ones and for columns of one matrix."""
-    if a.lo >= b.hi or b.lo >= a.hi:
-        return False
-    if a.pitch and a.pitch == b.pitch:
-        apart = (b.lo - a.lo) % a.pitch
-        return apart < a.width or apart + b.width > a.pitch
-    return True
 
 
 def stages(members: Sequence[Member], multiprocessors: int = MULTIPROCESSORS) -> list[list[Member]]:

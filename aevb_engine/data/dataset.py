@@ -37,8 +37,8 @@ class Dataset:
     """Rows of data, split into training and test part; a run needs both, ``VAE.fit`` the training rows alone.
 
     ``train`` (N, D) and ``test`` (M, D) are uint8 or float32; the model sees ``x = scale * row``. With
-    ``dynamic`` the training rows are intensities 0..255 and each step draws x ~ Bernoulli(row / 255) anew,
-    while ``test`` is already binary, one fixed draw from the seed.
+    ``dynamic`` the training rows are uint8 intensities 0..255 and each step draws x ~ Bernoulli(row / 255) anew,
+    while ``test`` is already binary, one fixed draw from the seed. ``facts.sound`` looks at all of it.
     """
 
     name: str

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from aevb_engine.errors import UsageError
 from aevb_engine.evaluation import apply
+from aevb_engine.evaluation.blocks import block
 from aevb_engine.evaluation.chains import Chains, rows_at_once
 from aevb_engine.evaluation.estimate import Estimate, RunningWeights
 from aevb_engine.model.model import Model
@@ -82,7 +83,9 @@ def sigmoid_schedule(steps: int, steepness: float = STEEPNESS) -> npt.NDArray[np
 class AnnealedImportanceSampler:
     """AIS of resident rows (N, D), or of ``Simulated`` data, by K chains a data point over T temperatures.
 
-    Memory is that of ``ROWS_AT_ONCE`` decoded rows, or of one data point's chains where these are more.
+    Memory is that of ``ROWS_AT_ONCE`` decoded rows, or of a block of data points for each thread where that is more.
+    On one machine the estimate of a data point is the same to the last bit for every number of threads, chunk and
+    number of rows; elsewhere rounding makes other chains of it, as another seed would (``Chains``).
     """
 
     def __init__(
@@ -104,7 +107,9 @@ class AnnealedImportanceSampler:
             data = ResidentRows(Buffer("data", model.backend.upload(data.x.astype(model.dtype))))
         self.model, self.count, self.chains, self.target = model, int(data.data.array.shape[0]), chains, target
         self.betas = sigmoid_schedule(temperatures)
-        self.batch = batch = rows_at_once(self.count, max(chains, PILOT_CHAINS), threads)
+        most, size = max(chains, PILOT_CHAINS), block(min(chains, PILOT_CHAINS))
+        self.batch = rows_at_once(self.count, most, size, -(-block(chains) * threads // size))
+        batch = min(self.count, self.batch)  # rounded up to blocks of pilot and chains, each to its own
         common: dict[str, Any] = {"leapfrog_steps": leapfrog_steps, "seed": seed, "threads": threads}
         self._pilot = Chains(model, data, batch, PILOT_CHAINS, stream="hmc pilot", **common)
         self._forward = Chains(model, data, batch, chains, stream="hmc ais", **common)
@@ -137,13 +142,13 @@ class AnnealedImportanceSampler:
         return AisEstimate.joined(parts)
 
     def _step_sizes(self, lo: int) -> npt.NDArray[np.float64]:
-        """(T, B): a size for each temperature but the last, where nothing moves, from a run that is thrown away."""
+        """(T, pilot's B): a size for each temperature but the last, where nothing moves, from a run thrown away."""
         pilot = self._pilot
         pilot.put(lo)
         pilot.from_prior()
-        sizes = StepSize(self.batch, target=self.target)
+        sizes = StepSize(pilot.batch, target=self.target)
         moves = math.ceil(PILOT_MOVES / len(self.betas))
-        out = np.empty((len(self.betas) - 1, self.batch))
+        out = np.empty((len(self.betas) - 1, pilot.batch))
         for t, beta in enumerate(self.betas[:-1]):
             for _ in range(moves):
                 pilot.move(beta, sizes.size)
@@ -171,8 +176,7 @@ class AnnealedImportanceSampler:
         betas = self.betas
         assert self.simulated is not None
         chains.put(lo)
-        wanted = np.minimum(np.arange(lo, lo + self.batch), self.count - 1)
-        chains.from_points(self.simulated.z[wanted])
+        chains.from_points(self.simulated.z[lo : lo + n])
         last = len(betas) - 1
         logw = (betas[last] - betas[last - 1]) * chains.logp()
         accepted = []

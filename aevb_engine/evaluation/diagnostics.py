@@ -12,6 +12,8 @@ Array = npt.NDArray[Any]
 
 KHAT_LIMIT = 0.7  # above, an estimate has no usable error (Vehtari et al. 2024, "Pareto smoothed importance sampling")
 FEWEST = 5  # weights in a tail that can be fitted
+TIED = 1.0  # spread of log-weights, many of them equal, that is no heavy tail: the largest weight is e times these
+ROUNDING = 32 * float(np.finfo(np.float32).eps)  # of log-weights, relative: what a sum in single precision may be off
 FIT_AT_ONCE = 1 << 21  # numbers in the arrays of one fit
 
 
@@ -26,7 +28,9 @@ def tail_size(count: int) -> int:
 def pareto_khat(logw: Array) -> Array:
     """k-hat (N,) of log-weights (N, K): the shape of a generalized Pareto tail. The weights have 1/k finite moments.
 
-    k-hat > 0.7: the estimate's error cannot be known from its weights. NaN where K < 21 leaves too few to fit.
+    k-hat > 0.7: the estimate's error cannot be known from its weights. NaN where K < 21 leaves too few to fit. 0, the
+    shape of a tail that falls exponentially and no longer, where all of the tail is equal to rounding: nothing is left
+    to fit (Vehtari et al. define no k-hat there), and such weights give the best estimate that there is.
     """
     largest = np.sort(np.asarray(logw, np.float64), axis=1)[:, -tail_size(logw.shape[1]) - 1 :]
     return tail_khat(largest)
@@ -41,13 +45,15 @@ def tail_khat(largest: Array) -> Array:
         return khat
     with np.errstate(all="ignore"):
         scaled = np.exp(ordered - ordered[:, -1:])
+        spread = ordered[:, -1] - ordered[:, 0]
+        rounding = ROUNDING * np.maximum(1, np.abs(ordered[:, -1]))
     excess = scaled[:, 1:] - scaled[:, :1]
     known = ~np.isnan(excess).any(axis=1)
-    flat = known & (excess[:, -1] <= 0)
-    khat[flat] = 0  # equal weights: no tail at all
-    # A quarter of the tail at the threshold: ties, or a few weights against which the rest vanish.
-    quartile = excess[:, int(size / 4 + 0.5) - 1]
-    lone = known & ~flat & (quartile <= 0)
+    # A quarter of the tail at the threshold: ties of weights hardly apart, or a few against which the rest vanish.
+    tied = excess[:, int(size / 4 + 0.5) - 1] <= 0
+    flat = known & ((spread <= rounding) | (tied & (spread <= TIED)))
+    khat[flat] = 0
+    lone = known & ~flat & tied
     khat[lone] = np.inf
     fitted = np.flatnonzero(known & ~flat & ~lone)
     step = max(1, FIT_AT_ONCE // (size * (30 + int(math.sqrt(size)))))
@@ -88,8 +94,8 @@ def effective_weights(logw: Array) -> Array:
     """(sum w)^2 / sum w^2 of log-weights (N, K): 1 to K."""
     with np.errstate(all="ignore"):
         weights = np.exp(logw - logw.max(axis=1, keepdims=True))
-    effective: Array = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
-    return effective
+        effective: Array = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    return np.minimum(effective, logw.shape[1])
 
 
 def log_mean_exp(logw: Array) -> Array:
@@ -123,8 +129,9 @@ def split_rhat(chains: Array) -> Array:
     count = halves.shape[-1]
     if count < 2:
         return np.full(chains.shape[:-2], np.nan)
-    within = halves.var(axis=-1, ddof=1).mean(axis=-1)
-    between = halves.mean(axis=-1).var(axis=-1, ddof=1)
+    moves, means = _moves(halves)
+    within = moves.var(axis=-1, ddof=1).mean(axis=-1)
+    between = means.var(axis=-1, ddof=1)
     with np.errstate(all="ignore"):
         rhat = np.sqrt((count - 1) / count + between / within)
     stuck = within == 0
@@ -141,11 +148,12 @@ def effective_draws(chains: Array) -> Array:
     m, n = halves.shape[-2:]
     if n < 4:
         return np.full(chains.shape[:-2], np.nan)
-    centred = halves - halves.mean(axis=-1, keepdims=True)
+    moves, means = _moves(halves)
+    centred = moves - moves.mean(axis=-1, keepdims=True)
     spectrum = np.fft.rfft(centred, 2 * n, axis=-1)
     covariance = np.fft.irfft(np.abs(spectrum) ** 2, 2 * n, axis=-1)[..., :n].mean(axis=-2) / n
     within = covariance[..., 0] * n / (n - 1)
-    variance = within * (n - 1) / n + halves.mean(axis=-1).var(axis=-1, ddof=1)
+    variance = within * (n - 1) / n + means.var(axis=-1, ddof=1)
     with np.errstate(all="ignore"):
         rho = 1 - (within[..., None] - covariance * n / (n - 1)) / variance[..., None]
     rho[..., 0] = 1
@@ -155,6 +163,15 @@ def effective_draws(chains: Array) -> Array:
     tau = np.maximum(2 * total - 1, 1 / math.log10(m * n))
     answer: Array = np.where(variance > 0, m * n / tau, np.nan)
     return answer
+
+
+def _moves(chains: Array) -> tuple[Array, Array]:
+    """How far each draw (..., C, S) is from its chain's first, and the means (..., C) of the chains, from one origin.
+
+    Both are exactly zero where nothing moves, as the rounded mean of equal numbers is not.
+    """
+    moves = chains - chains[..., :1]
+    return moves, moves.mean(axis=-1) + (chains[..., 0] - chains[..., :1, 0])
 
 
 def _split(chains: Array) -> Array:

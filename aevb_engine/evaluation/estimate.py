@@ -92,7 +92,7 @@ class RunningWeights:
     def effective_samples(self) -> npt.NDArray[np.float64]:
         """(sum w)^2 / sum w^2."""
         with np.errstate(invalid="ignore"):
-            return self.total**2 / self.squares
+            return np.minimum(self.total**2 / self.squares, self.count)
 
     def estimate(self) -> Estimate:
         """All of it; k-hat is NaN where no tail was kept."""
@@ -106,4 +106,4 @@ def standard_error(values: Array) -> float:
     n = len(values)
     if n < 2 or not np.isfinite(values).all():
         return math.nan
-    return float(values.std(ddof=1) / math.sqrt(n))
+    return float((values - values[0]).std(ddof=1) / math.sqrt(n))  # exactly 0 where all are equal

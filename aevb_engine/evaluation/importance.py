@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from aevb_engine.evaluation.blocks import bind, block, chunk
 from aevb_engine.evaluation.estimate import Estimate, RunningWeights
 from aevb_engine.kernels.noise import Noise
 from aevb_engine.model.model import Model
@@ -19,14 +20,19 @@ from aevb_engine.model.workspace import Workspace
 from aevb_engine.objectives.iwae import Iwae
 from aevb_engine.objectives.program import Pass
 from aevb_engine.operation import Buffer, Operation, Rows, custom
-from aevb_engine.training.step import Clock, ResidentRows, read_batch, shares
+from aevb_engine.training.step import Clock, ResidentRows, read_batch
 
 SAMPLES_AT_ONCE = 250
+ROWS_OF_A_BLOCK = 1024  # the encoder takes the data points of a block at once: more of them than of chains
 ROWS_AT_ONCE = 2000  # decoded rows of one pass: a few arrays of this many rows and the data's width
 
 
 class ImportanceSampler:
-    """L_K of resident rows (N, D); noise is a function of (seed, data row, sample), whatever the chunks and threads."""
+    """L_K of resident rows (N, D); noise is a function of (seed, data row, sample), whatever the chunks and threads.
+
+    On one machine so are the results, to the last bit (``blocks``), but where the rows do not fill a block; there and
+    elsewhere they differ by rounding.
+    """
 
     def __init__(self, model: Model, data: ResidentRows, samples: int, *, seed: int = 0, threads: int = 1) -> None:
         if samples < 1:
@@ -35,17 +41,17 @@ class ImportanceSampler:
         self.samples = samples
         self.count = int(data.data.array.shape[0])
         self.chunk = min(samples, SAMPLES_AT_ONCE)
-        self.batch = min(self.count, max(threads, ROWS_AT_ONCE // self.chunk))
+        size = min(block(self.chunk, ROWS_OF_A_BLOCK), self.count)
+        self.batch = chunk(self.count, size, ROWS_AT_ONCE // self.chunk, size * threads)
         self.ws = ws = Workspace(model.backend, self.batch, self.chunk, model.dtype)
         self.clock = clock = Clock(ws, 1, 0)
         one_pass = Pass(model, ws, gradient=False)
         one_pass.noise = [draw_by_sample(ws, clock, one_pass.eps, seed)]
         program = Iwae().build(one_pass)
         rows = [*read_batch(ws, clock, one_pass.x, data, seed), *program.rows]
-        bind = model.backend.bind
         self.phases = [
-            [bind(program.prepare, Rows(0, self.batch))],
-            [bind(rows, share) for share in shares(self.batch, threads)],
+            [model.backend.bind(program.prepare, Rows(0, self.batch))],
+            bind(model.backend, rows, self.batch, size, threads, [ws.many("logw")]),
         ]
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> Estimate:
@@ -86,5 +92,5 @@ def draw_by_sample(ws: Workspace, clock: Clock, eps: Buffer, seed: int) -> Opera
 
         return run
 
-    facts = {"seed": seed, "stream": "importance", "step": clock.step, "row": clock.row, "eps": cube}
+    facts: dict[str, Any] = {"seed": seed, "stream": "importance", "step": clock.step, "row": clock.row, "eps": cube}
     return custom("noise_by_sample", bind, (clock.step, clock.row), (eps,), **facts)

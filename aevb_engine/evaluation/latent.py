@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from aevb_engine.evaluation.blocks import bind, block, chunk
 from aevb_engine.model.model import Model
 from aevb_engine.model.workspace import Workspace
-from aevb_engine.training.step import Clock, ResidentRows, read_batch, shares
+from aevb_engine.training.step import Clock, ResidentRows, read_batch
 
 ACTIVE = 0.01  # Burda et al. 2015: a unit is active where its variance is above this
 BATCH = 500
@@ -61,21 +62,21 @@ def latent_use(model: Model, data: ResidentRows, *, seed: int = 0, threads: int 
     The variance is over the rows given (divided by N). Memory is that of one batch.
     """
     count = int(data.data.array.shape[0])
-    batch = min(batch, count)
+    size = min(block(1), batch, count)
+    batch = chunk(count, size, batch, size * threads)
     ws = Workspace(model.backend, batch, 1, model.dtype)
     clock = Clock(ws, 1, 0)
     x = ws.one("x", model.architecture.dim)
     operations = [*read_batch(ws, clock, x, data, seed), *model.encoder.forward(ws, model.parameters, x)]
-    phases = [[model.backend.bind(operations, share) for share in shares(batch, threads)]]
     mu, logvar = model.encoder.halves(ws, "latent")
-    sigma = ws.one("sigma", model.architecture.latent)
+    phases = [bind(model.backend, operations, batch, size, threads, [mu, logvar])]
     means, divergences = (RunningMoments(model.architecture.latent) for _ in range(2))
     for lo in range(0, count, batch):
         n = min(batch, count - lo)
         clock.index.array[...] = model.backend.upload(np.minimum(np.arange(lo, lo + batch), count - 1))
         clock.row.array[...] = lo
         model.backend.run(phases, 1)
-        m, v, s = (model.backend.download(b.array)[:n].astype(np.float64) for b in (mu, logvar, sigma))
+        m, v = (model.backend.download(b.array)[:n].astype(np.float64) for b in (mu, logvar))
         means.add(m)
-        divergences.add(0.5 * (m**2 + s**2 - 1 - v))
+        divergences.add(0.5 * (m**2 + np.maximum(np.expm1(v) - v, 0)))
     return LatentUse(divergences.mean, means.variance(), count)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.errors import UsageError
+from aevb_engine.evaluation.blocks import block
 from aevb_engine.evaluation.chains import Chains, rows_at_once
 from aevb_engine.evaluation.diagnostics import (
     KHAT_LIMIT,
@@ -117,7 +118,8 @@ class MarginalSampler:
         self.count = int(data.data.array.shape[0])
         # Draws are kept, of z in double: in a chunk about eight numbers for one that is decoded at a time.
         kept = chains * max(1, (fit + samples) * latent // (8 * model.architecture.dim))
-        self.batch = rows_at_once(self.count, max(chains, kept), threads)
+        size = block(max(chains, kept))
+        self.batch = rows_at_once(self.count, max(chains, kept), size, threads)
         self.chains = Chains(
             model,
             data,
@@ -127,6 +129,7 @@ class MarginalSampler:
             seed=seed,
             stream="hmc marginal",
             threads=threads,
+            size=size,
         )
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> MarginalEstimate:
@@ -146,16 +149,16 @@ class MarginalSampler:
         chains, all_moves = self.chains, self.burn_in + self.fit + self.samples
         chains.put(lo)
         chains.from_prior()
-        sizes = StepSize(self.batch, target=self.target)
+        sizes = StepSize(chains.batch, target=self.target)
         warm = self.burn_in // 2
         for i in range(self.burn_in):
             if i == warm:
-                sizes = StepSize(self.batch, sizes.size, decay=0.6, target=self.target)
+                sizes = StepSize(chains.batch, sizes.size, decay=0.6, target=self.target)
             chains.move(min(1.0, (i + 1) / warm), sizes.size)
             sizes.adapt(chains.acceptance())
             at((i + 1) / all_moves)
         z, logp = [], []
-        acceptance = np.zeros(self.batch)
+        acceptance = np.zeros(chains.batch)
         for i in range(self.fit + self.samples):
             chains.move(1.0, sizes.size)
             z.append(chains.z()[:n])

@@ -25,6 +25,7 @@ from aevb_engine.objectives.elbo_mc import ElboMc
 from aevb_engine.objectives.importance import log_densities, log_importance_weights
 from aevb_engine.objectives.program import Pass, Program
 from aevb_engine.operation import Rows, operation
+from aevb_engine.rewrite import read_by
 from aevb_engine.training.step import Clock, ResidentRows, draw_noise, read_batch, shares
 
 ESTIMATORS = {"elbo": "L^B", "elbo-mc": "L^A", "score-function": "score function"}
@@ -83,10 +84,11 @@ class EncoderGradient:
         self.hi = max(p.parameter.hi for p in own)
         bind = model.backend.bind
         rows = [*read_batch(ws, clock, one_pass.x, data, seed), *program.rows]
+        gradients = [piece.make(0, piece.rows) for piece in own]
         self.phases = [
             [bind(program.prepare, Rows(0, batch))],
-            [bind(rows, share) for share in shares(batch, threads)],
-            [bind([piece.make(0, piece.rows) for piece in own], Rows(0, batch))],
+            [bind(rows, share, read=read_by([gradients])) for share in shares(batch, threads)],
+            [bind(gradients, Rows(0, batch))],
         ]
         self._choice = Noise(np, seed, "variance rows")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.data.dataset import Dataset
+from aevb_engine.data.given import Given
 from aevb_engine.errors import DataError
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.model.columns import Columns
@@ -26,8 +27,8 @@ Rows = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a model keeps of its data: the units it reads them in, the log-variance of their unit there, and whether
-    all of them lie in [0, 1]."""
+    """What a model keeps of its data: the units it reads them in, the log-variance of their unit there, whether all of
+    them lie in [0, 1], and how they were given."""
 
     units: Units | None = None
     log_variance_unit: float = 0.0
@@ -35,6 +36,7 @@ class Facts:
     notes: list[str] = field(default_factory=list)  # worth saying
     warnings: list[str] = field(default_factory=list)
     mend: str = SMALLER_RATE  # of a run that diverges
+    given: Given = field(default_factory=Given)  # the unit that rows are given in
 
     def adapt(self, likelihood: Likelihood) -> Likelihood:
         """The likelihood for these data; ``likelihood`` itself is changed."""
@@ -43,7 +45,8 @@ class Facts:
 
     def meta(self) -> dict[str, Any]:
         """For a checkpoint, beside ``arrays``."""
-        return {"log_variance_unit": self.log_variance_unit, "unit_interval": self.unit_interval}
+        known = {"log_variance_unit": self.log_variance_unit, "unit_interval": self.unit_interval}
+        return {**known, "given": self.given.meta()}
 
     def arrays(self) -> dict[str, Rows]:
         """For a checkpoint."""
@@ -59,7 +62,8 @@ class Facts:
             if not (sound and np.isfinite(shift).all() and np.isfinite(spread).all() and (spread > 0).all()):
                 raise ValueError("its units are no units of columns")
             units = Units(shift.astype(np.float64), spread.astype(np.float64))
-        return Facts(units, float(meta["log_variance_unit"]), bool(meta["unit_interval"]))
+        given = Given.stored(meta.get("given"))
+        return Facts(units, float(meta["log_variance_unit"]), bool(meta["unit_interval"]), given=given)
 
 
 def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunConfig) -> Facts:
@@ -68,7 +72,7 @@ def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunC
     Columns of real data far from unit scale are standardized, each by its mean and standard deviation (pixels, of
     images or of 8 bits, all by the same), unless ``standardize`` forbids it or the start is the paper's.
     """
-    plain = Facts(None, dataset.log_variance_unit, dataset.unit_interval)
+    plain = Facts(None, dataset.log_variance_unit, dataset.unit_interval, given=Given.of(dataset))
     wanted = config.standardize
     if likelihood.support.kind != "real" or dataset.dynamic:
         if wanted == "always":
@@ -87,20 +91,28 @@ def facts_of(dataset: Dataset, train: Rows, likelihood: Likelihood, config: RunC
         unit = dataset.log_variance_unit  # where the data have one of their own, else their spread is it
         shift = unit - 2 * math.log(units.spread[0]) if unit else 0.0
         notes = [f"{far}: standardized; bounds and outputs are in their own units"] if automatic else []
-        return Facts(units, shift, False, notes)
-    largest = float(columns.largest.max())
-    if largest > LARGEST[config.dtype]:
-        raise DataError(
-            f"the data reach {largest:.3g}: their squares are beyond {config.dtype}; rescale them, or use "
-            "--standardize always"
-        )
+        return replace(plain, units=units, log_variance_unit=shift, unit_interval=False, notes=notes)
+    check_squares(train, dataset.scale, None, config.dtype)
     if far is None:
         return plain
     mend = "use --standardize always" if likelihood.any_unit else "rescale the data"
     line = f"{far}: far from unit scale, where training is slow or diverges; {mend}"
-    return Facts(
-        None, plain.log_variance_unit, plain.unit_interval, [], [line], f"the data are far from unit scale: {mend}"
-    )
+    return replace(plain, warnings=[line], mend=f"the data are far from unit scale: {mend}")
+
+
+def check_squares(train: Rows, scale: float, units: Units | None, dtype: str) -> None:
+    """DataError where the square of a number that the model reads of ``scale * train`` is beyond ``dtype``."""
+    ends = np.stack([train.min(axis=0), train.max(axis=0)]).astype(np.float64) * scale
+    shift, spread = (units.shift, units.spread) if units is not None else (0.0, 1.0)
+    largest = np.abs((ends - shift) / spread).max(axis=0)
+    column = int(largest.argmax())
+    if largest[column] > LARGEST[dtype]:
+        row = np.abs(train[:, column] * scale - np.broadcast_to(shift, largest.shape)[column]).argmax()
+        mend = "" if units is not None else ", or use --standardize always"
+        raise DataError(
+            f"the data reach {float(train[row, column]) * scale:.3g} (column {column}, from 0): their squares are "
+            f"beyond {dtype}; rescale them, or take out that row{mend}"
+        )
 
 
 def initialize(model: Model, train: Rows, dataset: Dataset, config: RunConfig) -> None:

@@ -148,15 +148,38 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:
-    """Removes temporary files of killed writers, at least `older_than` seconds old; never fails."""
+    """Removes temporary files of killed writers; never fails.
+
+    Those whose process is still there (or whose number another process has by now) only where they are at least
+    `older_than` seconds old.
+    """
     with contextlib.suppress(OSError):
         for path in list(folder.glob(f"{_PREFIX}*{_SUFFIX}")):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= older_than:
+                if not _writer_lives(path.name) or time.time() - path.stat().st_mtime >= older_than:
                     path.unlink()
+
+
+def _writer_lives(name: str) -> bool:
+    """Whether another process that made a temporary file may still write it; True where that cannot be known."""
+    number = name.removeprefix(_PREFIX).partition("-")[0]
+    if number == str(os.getpid()):  # in containers every run may have the same number
+        return False
+    if os.name != "posix" or not number.isdecimal():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     rest = memoryview(data).cast("B")
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        written = os.write(descriptor, rest)
+        if not written:  # a broken file system: it would be asked for ever
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rest = rest[written:]

@@ -15,15 +15,16 @@ import math
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
 
 from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment import atomic, inspect, plain_hdf5
 from aevb_engine.experiment.atomic import shown
+from aevb_engine.training.state import check_state
 
 FORMAT, VERSION = "aevb-checkpoint", 1
 MAX_META_BYTES = 16 << 20
@@ -40,6 +41,21 @@ class Checkpoint:
     step: int
     arrays: Mapping[str, Array]
     meta: Mapping[str, object]
+
+    @property
+    def best(self) -> tuple[int, float | None] | None:
+        """Step and score of the best checkpoint among this one and those before; None where none was named."""
+        record = self.meta.get("best")
+        return (record["step"], record.get("score")) if _names_a_step(record) else None
+
+
+def _names_a_step(record: object) -> TypeGuard[dict[str, Any]]:
+    return (
+        isinstance(record, dict)
+        and type(record.get("step")) is int
+        and record["step"] >= 0
+        and (record.get("score") is None or isinstance(record["score"], (int, float)))
+    )
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -148,16 +164,23 @@ def hash_path(path: Path) -> Path:
 class CheckpointStore:
     """The folder checkpoints/ of a run: `ckpt-0000001200.h5` with hash files, and best.json.
 
-    Holds the last `keep` checkpoints and the best. One process writes (the run's lock); any number may read.
-    `warnings` collects one line for each file that was skipped or could not be removed.
+    Holds the last `keep` checkpoints and the best. Which one is the best stands in every checkpoint, so that there is
+    one commit point for both: the newest sound one tells. best.json says the same to people and programs; it is
+    written after the checkpoint, and anew at the next one where it is missing, damaged or behind.
+
+    One process writes (the run's lock); any number may read. `warnings` collects one line for each file that was
+    skipped or could not be removed.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.folder = Path(folder)
+        self.run = _run_beside(self.folder)  # those of another run are not believed
         self.keep = keep
         self.warnings: list[str] = []
+        self._best: tuple[int, float | None] | None = None  # as the last checkpoint saved here says
+        self._saved = False
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is kept."""
@@ -178,18 +201,24 @@ class CheckpointStore:
         with atomic.storage_errors("create", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         atomic.sweep(self.folder)  # the lock says that no other writer is at work
-        target = self.path(checkpoint.step)
+        step = int(checkpoint.step)
+        named = (step, score) if best else self._best_before(step)
+        if named is not None:
+            checkpoint = replace(checkpoint, meta={**checkpoint.meta, "best": {"step": named[0], "score": named[1]}})
+        target = self.path(step)
+        self._saved = False
         write(target, checkpoint)
-        if best:
+        self._best, self._saved = named, True
+        if named is not None and named != self._best_recorded(warn=False):
             record = {
                 "format": "aevb-best",
                 "version": 1,
-                "file": target.name,
-                "step": int(checkpoint.step),
-                "score": score,
+                "file": self.path(named[0]).name,
+                "step": named[0],
+                "score": named[1],
             }
             atomic.write_text(self._best_path, json.dumps(record) + "\n")
-        self._prune(int(checkpoint.step))
+        self._prune(step)
         return target
 
     def newest(self) -> Checkpoint | None:
@@ -197,7 +226,7 @@ class CheckpointStore:
         for _ in range(3):  # a writer may remove old files while a reader looks
             vanished = False
             for step in reversed(self.steps()):
-                found = self._load(step)
+                found = self.load(step)
                 if found is not None:
                     return found
                 vanished |= not self.path(step).exists()
@@ -208,20 +237,27 @@ class CheckpointStore:
     def best(self) -> Checkpoint | None:
         """The best checkpoint, or None when none was named or it is damaged (then `warnings` says so)."""
         for _ in range(3):  # a writer may name another one while a reader looks
-            record = self._best_record()
-            if record is None:
+            named = self.best_score()
+            if named is None:
                 return None
-            path = self.path(record["step"])
-            found = self._load(record["step"])
+            path = self.path(named[0])
+            found = self.load(named[0])
             if found is not None or path.exists():
                 return found
         self._warn(f"{shown(path)}, the best checkpoint, is missing")
         return None
 
     def best_score(self) -> tuple[int, float | None] | None:
-        """Step and score of the best checkpoint as best.json says, without reading the checkpoint."""
-        record = self._best_record()
-        return None if record is None else (record["step"], record["score"])
+        """Step and score of the best checkpoint, as the newest one says."""
+        newest = self.newest()
+        if newest is not None and newest.best is not None:
+            return newest.best
+        return self._best_recorded()  # of a run by a version whose checkpoints do not tell
+
+    def _best_before(self, step: int) -> tuple[int, float | None] | None:
+        """The best up to a step: of another beginning, whose files are all damaged, there may be later ones."""
+        named = self._best if self._saved else self.best_score()
+        return None if named is None or named[0] > step else named
 
     @property
     def _best_path(self) -> Path:
@@ -231,12 +267,16 @@ class CheckpointStore:
         if line not in self.warnings:
             self.warnings.append(line)
 
-    def _load(self, step: int) -> Checkpoint | None:
+    def load(self, step: int) -> Checkpoint | None:
+        """The checkpoint of a step; None where there is none or it is damaged (then `warnings` says so)."""
         path = self.path(step)
         try:
             found = read(path)
             if found.step != step:
                 raise FileFormatError(f"{shown(path)} holds step {found.step}; swapped with another file")
+            check_state(found.arrays, shown(path))
+            if self.run and (found.meta.get("run") or self.run) != self.run:
+                raise FileFormatError(f"{shown(path)} is a checkpoint of another run; restore it from a copy")
         except UsageError:  # removed meanwhile
             return None
         except AevbError as error:
@@ -244,45 +284,52 @@ class CheckpointStore:
             return None
         return found
 
-    def _best_record(self) -> dict[str, Any] | None:
+    def _best_recorded(self, *, warn: bool = True) -> tuple[int, float | None] | None:
         """What best.json says: None when there is none; a damaged one is reported."""
         try:
             record = json.loads(self._best_path.read_bytes())
-            if not (
-                isinstance(record, dict)
-                and type(record.get("step")) is int
-                and record["step"] >= 0
-                and record.get("file") == self.path(record["step"]).name
-                and (record.get("score") is None or isinstance(record["score"], (int, float)))
-            ):
+            if not _names_a_step(record) or record.get("file") != self.path(record["step"]).name:
                 raise ValueError("unexpected content")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError):
-            self._warn(f"{shown(self._best_path)} is damaged; the best step is unknown until a better one is saved")
+            if warn:
+                self._warn(f"{shown(self._best_path)} is damaged; the best step is unknown until a better one is saved")
             return None
-        return record
+        return record["step"], record.get("score")
 
     def _prune(self, step: int) -> None:
         """Removes what is neither the best nor among the last `keep` up to `step`; later files stay."""
-        record = self._best_record()
-        if record is None and self._best_path.exists():
+        if self._best is None and self._best_path.exists():
             return  # which one is the best is not known: remove none
         # Later files stem from before a resume; being counted they would push out what is being written now.
         steps = [known for known in self.steps() if known <= step]
         for old in steps[: -self.keep]:
-            if record is None or old != record["step"]:
-                self._remove(self.path(old))
+            if (self._best is None or old != self._best[0]) and self._remove(self.path(old)):
                 self._remove(hash_path(self.path(old)))
         for orphan in self.folder.glob("ckpt-*.h5.sha256"):
             if not orphan.with_suffix("").exists():
                 self._remove(orphan)
 
-    def _remove(self, path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            self._warn(f"cannot remove {shown(path)}: {error.strerror}")
+    def _remove(self, path: Path) -> bool:
+        """Whether it is gone; a failure that passes is tried again, as nothing is pruned after the last checkpoint."""
+        for attempt in range(2):
+            try:
+                path.unlink(missing_ok=True)
+                return True
+            except OSError as error:
+                if attempt:
+                    self._warn(f"cannot remove {shown(path)}: {error.strerror}")
+        return False
+
+
+def _run_beside(folder: Path) -> str:
+    """The number of the run whose folder this one lies in; "" where it has none."""
+    try:
+        record = json.loads((folder.parent / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(record.get("id", "")) if isinstance(record, dict) else ""
 
 
 def _plain(name: str, array: Array) -> Array:

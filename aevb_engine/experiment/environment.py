@@ -1,4 +1,7 @@
-"""What a run's bits depend on: versions, BLAS build, core type, threads."""
+"""What a run's bits depend on: versions, BLAS build, core type, compiled loops, C library, variables.
+
+Threads are no part of it: a run keeps the number that it began with in its configuration, and BLAS is held to one.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,22 @@ from typing import Any
 
 from aevb_engine import jit
 
-PACKAGES = ("aevb-engine", "numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl", "numba")
+PACKAGES = ("aevb-engine", "numpy", "h5py", "click", "rich", "matplotlib", "threadpoolctl", "numba", "llvmlite")
 BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
-# A difference in one of these may change the last bits of a matrix product.
-BIT_KEYS = ("numpy", "numba", "compiled loops", "blas", "machine")
+# How BLAS and numba choose among their ways to compute the same.
+STEERING = (
+    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NUMBA_CPU_NAME",
+    "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_DISABLE_INTEL_SVML",
+)  # fmt: skip
+GPU_PACKAGES = (
+    "cupy-cuda12x", "cupy-cuda13x", "cupy", "nvidia-cublas-cu12", "nvidia-cublas", "nvidia-cuda-nvrtc-cu12",
+    "nvidia-cuda-nvrtc",
+)  # fmt: skip
+# A difference in one of these may change the last bits of a step.
+BIT_KEYS = (
+    "aevb-engine", "numpy", "simd", "numba", "llvmlite", "compiled loops", "blas", "libc", "machine", "steering",
+)  # fmt: skip
+GPU_KEYS = ("gpu libraries", "device")  # of a run on a GPU
 
 
 def environment() -> dict[str, Any]:
@@ -29,6 +44,10 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count() or 1,
         "blas": [f"{b.get('internal_api')} {b.get('version')} {b.get('architecture', '')}".strip() for b in blas],
         "blas_variables": {v: os.environ[v] for v in BLAS_VARIABLES if v in os.environ},
+        "steering": {v: os.environ[v] for v in STEERING if v in os.environ},
+        "simd": _simd(),
+        "libc": _libc(),
+        "gpu libraries": [f"{p} {v}" for p in GPU_PACKAGES if (v := package_version(p)) != "not installed"],
         "compiled loops": jit.available(),  # not where AEVB_JIT=0
         **{package: package_version(package) for package in PACKAGES},
     }
@@ -39,6 +58,23 @@ def package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _simd() -> list[str]:
+    """The instruction sets that NumPy uses here; NPY_DISABLE_CPU_FEATURES takes some away."""
+    import numpy as np
+
+    config: Any = np.show_config(mode="dicts")
+    found = config.get("SIMD Extensions", {})
+    return [*found.get("baseline", []), *found.get("found", [])]
+
+
+def _libc() -> str:
+    """The C library, whose exp and log NumPy and Python use where they have none of their own."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):
+        return f"{platform.system()} {platform.release()}"
 
 
 def processor() -> str:
@@ -53,6 +89,10 @@ def processor() -> str:
     return platform.processor() or "unknown"
 
 
-def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(recorded: dict[str, Any], now: dict[str, Any], keys: tuple[str, ...] = BIT_KEYS) -> list[str]:
     """The keys in which two environments may compute other bits, with both values."""
-    return [f"{k}: {recorded.get(k)} then, {now.get(k)} now" for k in BIT_KEYS if recorded.get(k) != now.get(k)]
+    return [
+        f"{k}: {recorded.get(k, 'not recorded')} then, {now.get(k)} now"
+        for k in keys
+        if k not in recorded or recorded[k] != now.get(k)
+    ]

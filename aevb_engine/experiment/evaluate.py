@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.backend.cores import crowded
@@ -15,14 +14,15 @@ from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.errors import FileFormatError, UsageError
 from aevb_engine.evaluation.report import evaluate
 from aevb_engine.evaluation.subject import Plan, Subject
-from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
+from aevb_engine.experiment.checkpoint import Checkpoint
+from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.folder import ROOT, RunFolder
 from aevb_engine.experiment.session import Session, prepare, split_rows
+from aevb_engine.training.state import check_state
 
 SCHEMA = 1
 Split = Literal["test", "validation", "train"]
-Which = Literal["best", "last"]
 
 
 class Progress(Protocol):
@@ -61,8 +61,7 @@ def open_run(
     if "config" not in record:
         raise FileFormatError(f"{folder.path} holds no configuration: it ended before training began; run it anew")
     config = RunConfig.of_record(record, str(folder.record_path))
-    store = CheckpointStore(folder.checkpoints)
-    checkpoint, which = _checkpoint(folder, store, which)
+    found = chosen(folder.checkpoints, which)
     changes: dict[str, Any] = {"threads": threads}  # not the run's own, which are those that pay in a step
     if backend is not None:
         changes["backend"] = backend
@@ -71,38 +70,19 @@ def open_run(
         raise FileFormatError(
             f"the data set '{config.dataset}' has other content than when the run began; restore it to evaluate the run"
         )
-    load_parameters(session, checkpoint, str(folder.path))
-    return Opened(folder, session, which, checkpoint.step, [*store.warnings, *crowded(threads)])
-
-
-def _checkpoint(folder: RunFolder, store: CheckpointStore, which: Which | None) -> tuple[Checkpoint, Which]:
-    if which != "last":
-        best = store.best()
-        if best is not None:
-            return best, "best"
-        if which == "best":
-            raise UsageError(
-                f"{folder.path} has no sound best checkpoint (runs with --validation have one); use --checkpoint last"
-            )
-    last = store.newest()
-    if last is None:
-        raise FileFormatError(f"{folder.path} holds no sound checkpoint; {_reason(store)}")
-    return last, "last"
-
-
-def _reason(store: CheckpointStore) -> str:
-    return store.warnings[0] if store.warnings else "it ended before the first one; run it anew"
+    load_parameters(session, found.checkpoint, str(folder.path))
+    return Opened(folder, session, found.which, found.checkpoint.step, [*found.warnings, *crowded(threads)])
 
 
 def load_parameters(session: Session, checkpoint: Checkpoint, where: str) -> None:
-    """The checkpoint's theta into the session's model; FileFormatError where it is another model's or not finite."""
+    """The checkpoint's theta into the session's model; FileFormatError where it is another model's, or its state is not
+    finite."""
     theta, model = checkpoint.arrays.get("theta"), session.model
     target = model.parameters.theta
     if theta is None or theta.shape != target.shape or theta.dtype != model.dtype:
         found = "nothing" if theta is None else f"{theta.shape} {theta.dtype}"
         raise FileFormatError(f"{where}: the checkpoint's 'theta' is {found}; the configuration needs {target.shape}")
-    if not np.isfinite(theta).all():
-        raise FileFormatError(f"{where}: the checkpoint's parameters are not finite; use an earlier checkpoint")
+    check_state(checkpoint.arrays, f"{where}, step {checkpoint.step}")
     target[...] = model.backend.upload(theta)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -39,7 +40,10 @@ _RUN_NAME = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}")
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One line of a listing: a run's folder with its record, or the reason why that cannot be read."""
+    """One line of a listing: a run's folder with its record, or the reason why that cannot be read.
+
+    A record that was changed by hand comes with the line that says so.
+    """
 
     path: Path
     record: dict[str, Any] | None
@@ -62,6 +66,7 @@ class RunFolder:
         self.path = Path(path)
         self._guard = threading.Lock()
         self._beat_at = -math.inf
+        self._held: dict[str, Any] | None = None  # the record, while this process holds the lock
 
     @staticmethod
     def check_free(path: Path) -> None:
@@ -121,7 +126,8 @@ class RunFolder:
             atomic.remove_empty(missing)
             raise atomic.storage_error("create", path, error.errno, str(error)) from error
         try:
-            folder.write_record({"name": name, "created": now.isoformat(), "status": "created"})
+            first = {"name": name, "id": secrets.token_hex(8), "created": now.isoformat(), "status": "created"}
+            folder.write_record(first)
             with atomic.storage_errors("create", path):
                 folder.figures.mkdir()
                 for made in (path, *(m.parent for m in missing)):  # a crash of the machine keeps names that are synced
@@ -134,16 +140,18 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: str | Path, root: Path = ROOT) -> RunFolder:
+    def open(cls, path: str | Path, root: Path = ROOT, *, changed: bool = False) -> RunFolder:
         """The run at a path, or with that name below `root`, or the newest one for "latest".
 
         UsageError when there is none (near names are suggested), FileFormatError when it is not a sound run
-        folder.
+        folder; with `changed` a record changed by hand will do, as in `read_record`.
         """
         wanted = str(path)
         with atomic.storage_errors("open", wanted), _bad_paths(wanted):
             if wanted == "latest" and not Path(wanted).exists():
-                return cls._latest(root)
+                latest = cls._latest(root)
+                latest.read_record(changed=changed)
+                return latest
             found = next((place for place in (Path(wanted), Path(root) / wanted) if place.exists()), None)
         if found is None:
             raise UsageError(f"there is no run {shown(wanted)}; {_near(wanted, root)}")
@@ -156,7 +164,7 @@ class RunFolder:
                 such = f"such as {shown(inside[0])}"
                 raise FileFormatError(f"{shown(found)} is no run but holds {len(inside)}, {such}; name one of them")
             raise FileFormatError(f"{shown(found)} is not a run folder (it has no run.json); name the folder of a run")
-        folder.read_record()
+        folder.read_record(changed=changed)
         return folder
 
     @classmethod
@@ -187,8 +195,12 @@ class RunFolder:
         """The folder of the figures."""
         return self.path / "figures"
 
-    def read_record(self) -> dict[str, Any]:
-        """run.json; FileFormatError when it is damaged or of another format."""
+    def read_record(self, *, changed: bool = False) -> dict[str, Any]:
+        """run.json; FileFormatError when it is damaged, of another format, or not as a run has written it.
+
+        With `changed` the latter will do, for what only shows it; `altered` tells. Older versions kept no digest: their
+        records are taken as they are.
+        """
         path = self.record_path
         try:
             status = path.stat()
@@ -209,22 +221,40 @@ class RunFolder:
         for name in ("config", "data", "environment", "result"):
             if not isinstance(record.get(name), dict | None):
                 raise FileFormatError(f"{shown(path)} is damaged ('{name}' is no table); restore it from a copy")
+        line = self.altered(record)
+        if line and not changed:
+            raise FileFormatError(line)
         return record
 
+    def altered(self, record: Mapping[str, Any]) -> str:
+        """The line that says that a record is not the one that a run has written; "" where it is."""
+        if "id" not in record and "digest" not in record:  # of an older version
+            return ""
+        with contextlib.suppress(RecursionError):
+            if record.get("digest") == _digest(record):
+                return ""
+        return (
+            f"{shown(self.record_path)} was changed after the run wrote it (its digest differs); restore it from a "
+            "copy, or remove its lines 'id' and 'digest' if you mean it so"
+        )
+
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """Replaces run.json atomically, format and version added; NaN and infinity become null."""
+        """Replaces run.json atomically, format, version and digest added; NaN and infinity become null."""
         whole = {
             "format": FORMAT,
             "version": VERSION,
-            **{key: value for key, value in record.items() if key not in ("format", "version")},
+            **{key: value for key, value in record.items() if key not in ("format", "version", "digest")},
         }
-        text = json.dumps(_finite(whole), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        atomic.write_bytes(self.record_path, text.encode("utf-8", "replace"))
+        plain = json.loads(_text(_finite(whole)))  # as it will be read
+        plain["digest"] = _digest(plain)
+        atomic.write_bytes(self.record_path, _text(plain) + b"\n")
+        if self._held is not None:
+            self._held = plain
 
     def update(self, **fields: Any) -> None:
-        """Changes some fields of run.json."""
+        """Changes some fields of run.json; whoever holds the lock knows the others, whatever is in the file now."""
         with self._guard:
-            self.write_record({**self.read_record(), **fields})
+            self.write_record({**(self._held or self.read_record()), **fields})
 
     def heartbeat(self, **fields: Any) -> bool:
         """Writes the time (and `fields`) into run.json, at most every 5 seconds; True when it did."""
@@ -248,14 +278,27 @@ class RunFolder:
             with atomic.storage_errors("lock", path):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
-            atomic.sweep(self.path, older_than=3600.0)  # a report may be under way beside the run
+            for place in (self.path, self.checkpoints, self.figures):
+                atomic.sweep(place, older_than=3600.0)  # a living process may draw or report beside the run
+            self._held = {}
             try:
                 yield
             finally:
+                self._held = None
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)  # releases the lock; the file stays, removing it would race with the next holder
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what a record says, whatever the order and the white space; but for the digest itself."""
+    plain = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _text(record: Any) -> bytes:
+    return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def is_locked(path: Path) -> bool:
@@ -308,8 +351,10 @@ def _second(path: Path) -> str | None:
 
 def _info(path: Path) -> RunInfo:
     """A run with its record, or with the reason why that cannot be read."""
+    folder = RunFolder(path)
     try:
-        return RunInfo(path, RunFolder(path).read_record(), None)
+        record = folder.read_record(changed=True)
+        return RunInfo(path, record, folder.altered(record) or None)
     except AevbError as error:
         return RunInfo(path, None, str(error))
     except OSError as error:

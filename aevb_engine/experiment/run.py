@@ -6,8 +6,8 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,17 +15,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aevb_engine.errors import AevbError, FileFormatError, Stopped, UsageError
-from aevb_engine.evaluation.bound import summary
+from aevb_engine.errors import AevbError, FileFormatError, Stopped, StorageError, UsageError
+from aevb_engine.evaluation.bound import draw_error, summary
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
 from aevb_engine.experiment import lengthen
-from aevb_engine.experiment.atomic import quoted
+from aevb_engine.experiment.atomic import quoted, storage_errors
 from aevb_engine.experiment.checkpoint import Checkpoint, CheckpointStore
+from aevb_engine.experiment.chosen import Which, chosen
 from aevb_engine.experiment.config import RunConfig
-from aevb_engine.experiment.environment import differences, environment
+from aevb_engine.experiment.environment import GPU_KEYS, differences, environment
 from aevb_engine.experiment.folder import RunFolder
-from aevb_engine.experiment.log import MetricsLog
+from aevb_engine.experiment.log import MetricsLog, is_open, read_safely
 from aevb_engine.experiment.session import Session, prepare
 from aevb_engine.objectives.base import COLUMNS
 from aevb_engine.training.convergence import Convergence
@@ -35,6 +36,7 @@ from aevb_engine.training.trainer import TRAIN_COLUMNS, Diverged
 SCHEMA = 1
 CHECKPOINT_SHARE = 20  # a checkpoint is due when twenty times its cost has gone by: below 5 % of the time
 CHECKPOINT_SECONDS = 1.0
+COLUMNS_OF = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}  # the tables of the metrics log
 Rows = npt.NDArray[np.float64]
 
 
@@ -94,8 +96,8 @@ def begun(
             eval_every=session.eval_every,
             held_out=session.held_out_is,
         )
-        columns = {"train": TRAIN_COLUMNS, "eval": EVAL_COLUMNS}
-        with MetricsLog.create(folder.metrics_path, columns) as log:
+        number = folder.read_record().get("id", "")
+        with MetricsLog.create(folder.metrics_path, COLUMNS_OF, run=number) as log:
             yield Recorder(folder, session, log, Progress(), display, stop)
 
 
@@ -125,12 +127,8 @@ def resume(
         if longer:
             config = lengthen.changed(config, record, steps, epochs)
         now = environment()
-        other = differences(record.get("environment") or {}, now)
-        if other:
-            line = "resume is correct but not bit-identical: " + "; ".join(other)
-            if exact:
-                raise FileFormatError(line)
-            display.note(line)
+        then = record.get("environment") or {}
+        _same_bits(differences(then, now), exact, display)
         if config.backend == config.trainer == "auto":  # on a GPU the path that the steps took would be recorded
             config = replace(config, backend="cpu")
         session = prepare(config, display.data, resumed=True)
@@ -138,6 +136,10 @@ def resume(
             raise FileFormatError(
                 f"the data set '{config.dataset}' has other content than when the run began; restore it to resume"
             )
+        of = str(record.get("id", ""))
+        if session.backend.name != "cpu":
+            device = {"device": record.get("device")}, {"device": session.backend.device()}
+            _same_bits(differences({**then, **device[0]}, {**now, **device[1]}, GPU_KEYS), exact, display)
         store = CheckpointStore(folder.checkpoints)
         checkpoint = store.newest()
         for line in store.warnings:
@@ -170,13 +172,38 @@ def resume(
             for line in (*more, *lines):
                 display.note(line)
         if ended and step == record.get("step") and not fields:
+            if not _whole(folder, record):  # its writer was killed at the very end, or it was damaged since
+                with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of) as log:
+                    for line in log.warnings:
+                        display.note(line)
+            for line in settle(folder, session, progress).warnings:
+                display.note(line)
             display.begin(folder, session)
             return folder, session, {**ended, "run": str(folder.path)}
         folder.update(status="running", resumed_from=step, environment=now, error=None, **fields)
-        with MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",)) as log:
+        with _log(folder, step, fallback, of) as log:
             for line in log.warnings:
                 display.note(line)
             return folder, session, train(Recorder(folder, session, log, progress, display, stop))
+
+
+def _same_bits(other: list[str], exact: bool, display: Display) -> None:
+    """Says what may change the bits; with ``exact`` it is an error."""
+    if not other:
+        return
+    line = "resume is correct but not bit-identical: " + "; ".join(other)
+    if exact:
+        raise FileFormatError(line)
+    display.note(line)
+
+
+def _log(folder: RunFolder, step: int, fallback: Mapping[str, Any], of: str) -> MetricsLog:
+    """The metrics up to a step. Before the first one none count: a torn log need not be read, which can take long."""
+    if step:
+        return MetricsLog.resume(folder.metrics_path, step, fallback, whole=("eval",), run=of)
+    with storage_errors("write", folder.metrics_path):
+        folder.metrics_path.unlink(missing_ok=True)
+    return MetricsLog.create(folder.metrics_path, COLUMNS_OF, run=of)
 
 
 def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder, dict[str, Any], str] | None:
@@ -187,10 +214,23 @@ def finished(path: Path | str, *, root: Path = Path("runs")) -> tuple[RunFolder,
     if record.get("status") not in ("done", "converged") or not result:
         return None
     checkpoint = CheckpointStore(folder.checkpoints).newest()
-    if checkpoint is None or checkpoint.step != record.get("step"):
+    if checkpoint is None or checkpoint.step != record.get("step") or not _whole(folder, record):
         return None  # what is lost is trained again, or said to be lost
     when = str(checkpoint.meta.get("saved", "?"))[:19].replace("T", " ")
     return folder, {**result, "run": str(folder.path)}, f"{when} UTC"
+
+
+def _whole(folder: RunFolder, record: dict[str, Any]) -> bool:
+    """Whether the log of a run that is done is closed and has all of its rows, as far as that can be told now."""
+    if is_open(folder.metrics_path):
+        return False
+    try:
+        read_safely(folder.metrics_path, 60.0, run=str(record.get("id", "")), rows=record.get("rows"))
+    except (FileFormatError, UsageError):
+        return False
+    except AevbError:  # no time or memory for it
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -225,10 +265,13 @@ def restore(session: Session, checkpoint: Checkpoint) -> Progress:
 def train(recorder: Recorder) -> dict[str, Any]:
     """To the end; the result's record."""
     announce(recorder)
-    with failures(recorder):
-        ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
-        recorder.save(is_best=False)
-    return conclude(recorder, ended)
+    try:
+        with failures(recorder):
+            ended = fit(recorder.session.trainer, recorder.progress, **loop_options(recorder))
+            recorder.save(is_best=False)
+        return conclude(recorder, ended)
+    finally:
+        recorder.session.backend.close()
 
 
 def announce(recorder: Recorder) -> None:
@@ -259,9 +302,12 @@ def failures(recorder: Recorder) -> Iterator[None]:
         yield
     except Diverged as error:
         recorder.save(is_best=False)
+        recorder.log.close()
         folder.update(status="diverged", error=str(error), step=trainer.step)
         raise
     except AevbError as error:
+        with contextlib.suppress(StorageError):  # which may be what has failed
+            recorder.log.close()
         folder.update(status="failed", error=str(error), step=trainer.step)
         raise
 
@@ -270,6 +316,7 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     """The result of a run that has ended, in its record too; Stopped where it can go on."""
     folder, session, progress = recorder.folder, recorder.session, recorder.progress
     if ended == "stopped":
+        recorder.log.close()
         folder.update(status="stopped", step=session.trainer.step)
         raise Stopped(
             f"stopped after step {session.trainer.step} of {session.total_steps}; "
@@ -278,8 +325,43 @@ def conclude(recorder: Recorder, ended: str) -> dict[str, Any]:
     record = result(folder, session, progress, "converged" if ended == "converged" else "done")
     for line in record["warnings"][len(session.warnings) :]:
         recorder.display.note(line)
-    folder.update(status=record["status"], step=session.trainer.step, result=record)
+    rows = {name: recorder.log.count(name) for name in recorder.log.columns}
+    recorder.log.close()  # a kill between the two leaves a run that can be resumed, not a log that is open for ever
+    folder.update(status=record["status"], step=record["steps"], rows=rows, result=record)
     return record
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Whose parameters a session holds at its end, the rows of the last steps up to them, and what there is to say.
+
+    ``steps`` and ``seen`` are those of the training as a whole.
+    """
+
+    step: int
+    which: Which
+    last: Rows
+    steps: int
+    seen: int
+    warnings: list[str]
+
+
+def settle(folder: RunFolder, session: Session, progress: Progress) -> Settled:
+    """Put what stands for the run into the session: the state of the best checkpoint where validation rows chose one.
+
+    What comes after it (bounds, figures) is of these parameters; ``resume`` goes on from the last.
+    """
+    trainer = session.trainer
+    steps, seen, best = trainer.step, trainer.seen, progress.convergence.best_step
+    if session.held_out_is != "validation" or best is None:
+        return Settled(steps, "last", progress.last_steps(), steps, seen, [])
+    found = chosen(folder.checkpoints)
+    if found.which == "last":
+        line = f"the best checkpoint, of step {best}, cannot be read: the result is of the last parameters"
+        return Settled(steps, "last", progress.last_steps(), steps, seen, [*found.warnings, line])
+    if found.checkpoint.step != steps:
+        progress = restore(session, found.checkpoint)
+    return Settled(found.checkpoint.step, "best", progress.last_steps(), steps, seen, found.warnings)
 
 
 def _evaluation(session: Session) -> Callable[[], dict[str, float]] | None:
@@ -333,14 +415,14 @@ class Recorder:
             return
         began = time.monotonic()
         self.log.commit()
-        checkpoint = snapshot(self.session, self.progress)
+        checkpoint = snapshot(self.session, self.progress, self.store.run)
         self.store.save(checkpoint, best=is_best, score=self.progress.convergence.best if is_best else None)
         self._saved_step = self.session.trainer.step
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
 
 
-def snapshot(session: Session, progress: Progress) -> Checkpoint:
+def snapshot(session: Session, progress: Progress, run: str = "") -> Checkpoint:
     """The present state, with everything needed to go on or to load the model elsewhere."""
     arrays = {**session.trainer.arrays(), **session.facts.arrays()}
     arrays["progress/tail"] = progress.tail
@@ -352,19 +434,28 @@ def snapshot(session: Session, progress: Progress) -> Checkpoint:
         **session.facts.meta(),
         "image_shape": list(session.dataset.image_shape or ()),
         "data_sha256": session.data_hash,
+        "run": run,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return Checkpoint(session.trainer.step, arrays, meta)
 
 
 def result(folder: RunFolder, session: Session, progress: Progress, status: str) -> dict[str, Any]:
-    """The record of ``run --json``; bounds in nats a data point, higher is better; what does not exist is None."""
-    config, trainer = session.config, session.trainer
+    """The record of ``run --json``; bounds in nats a data point, higher is better; what does not exist is None.
+
+    Bounds are of the parameters that ``checkpoint`` names, which the session holds from now on: the best for the
+    validation rows where there are some, else the last. ``train_bound`` is the mean over the last batches up to them.
+    """
+    settled = settle(folder, session, progress)
+    config, trainer, last, warnings = session.config, session.trainer, settled.last, session.warnings + settled.warnings
     per_point = session.test.run() if session.test is not None else None
     means = summary(per_point) if per_point is not None else {}
     test = {name: means[name] if name in session.held_out_columns else None for name in COLUMNS}
     trained = {name: name in session.objective.columns for name in COLUMNS}
     seconds, bound = progress.seconds, test["bound"]
+    noise = np.nan
+    if session.test is not None and per_point is not None and bound is not None:
+        noise = draw_error(per_point[:, 0], session.test.run(draw=1)[:, 0])
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "run": str(folder.path),
@@ -381,24 +472,27 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "objective": config.objective,
         "seed": config.seed,
         "parameters": trainer.trained,
-        "steps": trainer.step,
-        "epochs": trainer.seen / trainer.count,
+        "steps": settled.steps,
+        "epochs": settled.seen / trainer.count,
         "seconds": round(seconds, 4),
-        "steps_per_second": round(trainer.step / seconds, 2) if seconds > 0 else None,
-        "train_bound": float(progress.tail[:, 2].mean()) if trained["bound"] else None,
-        "train_reconstruction": float(progress.tail[:, 3].mean()) if trained["reconstruction"] else None,
+        "steps_per_second": round(settled.steps / seconds, 2) if seconds > 0 else None,
+        "checkpoint": {"step": settled.step, "which": settled.which},
+        "train_bound": float(last[:, 2].mean()) if trained["bound"] else None,
+        "train_reconstruction": float(last[:, 3].mean()) if trained["reconstruction"] else None,
+        "train_bound_steps": len(last),  # the last steps up to these parameters, whose batches these are means of
         "test_bound": test["bound"],
         "test_bound_se": _known(means["bound_se"]) if test["bound"] is not None else None,
+        "test_bound_draw_sd": _known(noise),  # by its one draw of noise a row alone
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
         "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
         "threads": config.threads,
-        "warnings": session.warnings,
+        "warnings": warnings,
     }
     if session.held_out_is == "validation":
         record[f"validation_{session.criterion}"] = progress.convergence.best  # of the best checkpoint
     if per_point is not None and bound is not None and np.isfinite(bound):
-        found = remarks(judged(session, progress, per_point))
+        found = remarks(judged(session, progress, per_point, steps=settled.steps, last=last))
         units = session.model.architecture.latent
         record |= {
             "latent_units": units,
@@ -406,7 +500,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
             "independent_columns": found.independent,
             "ppca": found.linear,
         }
-        record["warnings"] = [*session.warnings, *found.lines]
+        record["warnings"] = [*warnings, *found.lines]
     if session.test_k is not None:
         record["test_bound_k"] = summary(session.test_k.run())["bound"]
     other = session.dataset.other_scale
@@ -419,12 +513,12 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     if per_point is not None and bound is not None and not np.isfinite(bound):
         lost = int((~np.isfinite(per_point[:, 0])).sum())
         line = f"{lost} of {len(per_point)} test rows have no finite bound: values too large for {config.dtype}?"
-        record["warnings"] = [*session.warnings, line]
+        record["warnings"] = [*warnings, line]
     return record
 
 
-def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
-    """A trained session by its test rows."""
+def judged(session: Session, progress: Progress, per_point: Rows, *, steps: int, last: Rows) -> Judged:
+    """A trained session by its test rows, after so many ``steps``; ``last``: the rows of those up to its parameters."""
     dataset, config, schedule = session.dataset, session.config, session.trainer.settings.schedule
     return Judged(
         model=session.model,
@@ -432,8 +526,8 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
         bounds=per_point[:, 0],
         name="test",
         train=session.train_rows,
-        train_bound=float(progress.tail[:, 2].mean()),
-        steps=session.trainer.step,
+        train_bound=float(last[:, 2].mean()),
+        steps=steps,
         course=progress.evaluations[:, [0, 2]],
         scale=dataset.scale,
         train_scale=dataset.train_scale,
@@ -445,4 +539,4 @@ def judged(session: Session, progress: Progress, per_point: Rows) -> Judged:
 
 def _known(value: float) -> float | None:
     """None for an error that nothing is known of."""
-    return None if np.isnan(value) else value
+    return value if np.isfinite(value) else None

@@ -18,6 +18,7 @@ from aevb_engine.backend.choose import choose
 from aevb_engine.backend.cores import crowded
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
+from aevb_engine.data.facts import sound
 from aevb_engine.errors import DataError, UsageError
 from aevb_engine.evaluation.bound import Evaluator
 from aevb_engine.experiment.assemble import Facts, facts_of, initialize
@@ -125,7 +126,7 @@ def prepare(
     )
     if change is not None:
         dataset = change(dataset)
-    check(dataset, likelihood)
+    dataset = check(dataset, likelihood)
     whole = dataset.train.dtype.kind in "uib"
     if dataset.true_log_prob is not None and whole != (likelihood.support.measure == "mass"):
         dataset = replace(dataset, true_log_prob=None)  # the log of a probability and of a density do not compare
@@ -210,29 +211,19 @@ def prepare(
     )
 
 
-def check(dataset: Dataset, likelihood: Likelihood) -> None:
-    """DataError for empty, misshapen or non-numeric data, or data outside the likelihood's support."""
-    parts = {"the training data": dataset.train, "the test data": dataset.test}
-    for what, rows in parts.items():
-        if rows is None:
-            continue
-        if rows.ndim != 2 or rows.dtype.kind not in "fiub":
-            raise DataError(
-                f"{what} of '{dataset.name}' has shape {rows.shape} and type {rows.dtype}; numbers (N, D) are needed"
-            )
-        if rows.size == 0:
-            raise DataError(f"{what} of '{dataset.name}' is empty (shape {rows.shape}); at least one row is needed")
-        if dataset.dynamic and what == "the training data":
+def check(dataset: Dataset, likelihood: Likelihood) -> Dataset:
+    """The data set, all facts of it looked at; DataError for one that is wrong, or data outside the likelihood's
+    support."""
+    dataset = sound(dataset)
+    for what, rows in {"the training data": dataset.train, "the test data": dataset.test}.items():
+        if rows is None or (dataset.dynamic and what == "the training data"):
             continue  # intensities 0..255; each step draws 0 or 1 from them
         extremes = np.array([[rows.min(), rows.max()]], np.float64) * dataset.scale
         likelihood.support.check(extremes, what)
-        if likelihood.support.kind in ("binary", "count", "codes") and rows.dtype.kind == "f":
-            likelihood.support.check(rows * rows.dtype.type(dataset.scale), what)
-    if dataset.test is not None and dataset.train.shape[1] != dataset.test.shape[1]:
-        raise DataError(
-            f"training rows have {dataset.train.shape[1]} columns and test rows {dataset.test.shape[1]}; "
-            "both must agree"
-        )
+        floats = rows.dtype.kind == "f"  # whole numbers that a scale divides may lie between those of the support
+        if likelihood.support.kind in ("binary", "count", "codes") and (floats or dataset.scale != 1):
+            likelihood.support.check(rows * (rows.dtype.type(dataset.scale) if floats else dataset.scale), what)
+    return dataset
 
 
 def choose_threads(model: Model, rows: int, cores: int) -> int:

@@ -13,7 +13,8 @@ from aevb_engine import registry
 from aevb_engine.data.binarize import binarize_draw, binarize_threshold
 from aevb_engine.data.dataset import Binarize, DataRequest, Dataset, Scale
 from aevb_engine.errors import DataError, UsageError, suggest
-from aevb_engine.interface.rows import as_rows, path_of, seed_of
+from aevb_engine.interface.arguments import flag, path_of, seed_of
+from aevb_engine.interface.rows import as_array, as_rows
 from aevb_engine.interface.words import spoken
 from aevb_engine.model.likelihood import Likelihood
 
@@ -48,7 +49,7 @@ def dataset(
     request = DataRequest(
         seed=seed_of(seed),
         data_dir=path_of("data_dir", data_dir) if data_dir is not None else None,
-        offline=offline,
+        offline=flag("offline", offline),
         binarize=binarize,
         scale=scale,
         binary_support=binarize is None and scale is None and decoder.support.kind == "binary",
@@ -70,7 +71,8 @@ def binarize(x: Any, how: str = "threshold", *, seed: int = 0) -> npt.NDArray[np
     """
     if how not in ("threshold", "static"):
         raise UsageError(f"binarize: how={how!r}: {suggest(str(how), ('threshold', 'static'))}")
-    number, rows = seed_of(seed), as_rows(x)
+    number, grey = seed_of(seed), as_array(x, "the data")
+    rows = as_rows(grey)
     low, high = float(rows.min()), float(rows.max())
     top = 255 if rows.dtype.kind in "ui" else 1
     if not (low >= 0 and high <= top):  # NaN, too
@@ -83,4 +85,4 @@ def binarize(x: Any, how: str = "threshold", *, seed: int = 0) -> npt.NDArray[np
     else:
         intensities = rows if top == 255 else np.rint(rows * 255)
         binary = binarize_draw(number, "binarize", intensities.astype(np.uint8))
-    return binary.reshape(np.shape(x))
+    return binary.reshape(grey.shape)

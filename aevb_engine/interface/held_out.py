@@ -11,7 +11,7 @@ import numpy as np
 from aevb_engine.errors import UsageError
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.session import CONVERGENCE_EPOCHS, CONVERGENCE_VALIDATION, DEFAULT_EPOCHS, LEAST_STEPS
-from aevb_engine.interface.rows import whole
+from aevb_engine.interface.arguments import flag, whole
 from aevb_engine.objectives import held_out
 from aevb_engine.objectives.base import Objective
 
@@ -49,10 +49,7 @@ def asked(
     """From the arguments of ``fit``, and where they are None from the configuration; UsageError."""
     if validation is None:
         validation = config.validation
-    if until_converged is None:
-        until_converged = config.until_converged
-    if not isinstance(until_converged, (bool, np.bool_)):
-        raise UsageError(f"until_converged={until_converged!r}: use True or False")
+    until_converged = config.until_converged if until_converged is None else flag("until_converged", until_converged)
     every = config.eval_every if eval_every is None else whole("eval_every", eval_every, 1)
     fraction, rows = 0.0, None
     if isinstance(validation, (str, bytes, bool, np.bool_)):
@@ -63,7 +60,7 @@ def asked(
             fraction = CONVERGENCE_VALIDATION
     else:
         rows = validation
-    found = HeldOut(held_out(objective), fraction, rows, bool(until_converged), every)
+    found = HeldOut(held_out(objective), fraction, rows, until_converged, every)
     if found.wanted and found.judge is None:
         raise UsageError(
             f"validation: the objective {config.objective} has no encoder, so there is no held-out bound to follow; "

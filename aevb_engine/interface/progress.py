@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine import jit
-from aevb_engine.errors import UsageError
+from aevb_engine.interface.arguments import flag
 
 LINE_SECONDS = 5.0  # between two plain lines
 REDRAW_SECONDS = 0.5  # of a line that is drawn over itself
@@ -25,8 +25,8 @@ Rows = npt.NDArray[np.float64]
 
 def choose(progress: bool | None) -> Silent:
     """``progress``: True or False, or None for where somebody can see it."""
-    if progress not in (None, True, False):
-        raise UsageError(f"progress={progress!r}: use True, False or None")
+    if progress is not None:
+        progress = flag("progress", progress)
     stderr, dumb = sys.stderr, os.environ.get("TERM", "") in ("", "dumb")
     terminal = stderr is not None and not stderr.closed and stderr.isatty()
     if progress is False or stderr is None or stderr.closed:

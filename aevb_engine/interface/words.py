@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from aevb_engine.errors import AevbError
@@ -21,6 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
 
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
 FLAGS = {name for name, hint in typing.get_type_hints(RunConfig).items() if hint is bool}
 # At the beginning the value is whatever was given, up to the colon; later on it is a word.
 _GIVEN = re.compile(r"--([a-z][a-z0-9-]*) ([^;]+?)(?=: )")
@@ -91,4 +95,7 @@ def spoken_class(cls: C) -> C:
 
 def warn(line: str, category: type[Warning] = UserWarning) -> None:
     """A warning at the caller of a public method, in its words."""
-    warnings.warn(in_python(line), category, stacklevel=4)  # this function, the method, its wrapper
+    frame, level = sys._getframe(1), 2
+    while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(in_python(line), category, stacklevel=level)

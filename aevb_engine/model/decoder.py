@@ -78,7 +78,7 @@ class Decoder:
         biases = {h.name: parameters[f"decoder.{h.name}.bias"].theta for h in self.affine_heads}
         facts = {"likelihood": likelihood, "x": cube, "heads": heads, "logp": logp, "dheads": dheads}
         reads = (cube, *heads)
-        return custom(name, bind, reads, (logp, *dheads, *scratch), products=products, biases=biases, **facts)
+        return custom(name, bind, reads, (logp, *dheads), tuple(scratch), products=products, biases=biases, **facts)
 
     def mean(self, ws: Workspace, parameters: Parameters) -> Operation:
         """mean (B, L, D) of p(x | z) from the heads, into the buffer "x mean" (a head may be called mean)."""

@@ -35,7 +35,7 @@ def elbo_rows(p: Pass) -> list[Operation]:
     """x to the reconstruction, KL and L^B of every data point."""
     divergence, reconstruction, bound = (p.ws.one(name) for name in ("kl", "reconstruction", "bound"))
     return [
-        *p.encode_and_decode([operation(kl, p.mu, p.logvar, p.sigma, p.scratch(p.sigma), divergence)]),
+        *p.encode_and_decode([operation(kl, p.mu, p.logvar, p.scratch(p.sigma), divergence)]),
         operation(mean_of_samples, p.cube(p.logp), reconstruction),
         operation(difference, reconstruction, divergence, bound),
     ]

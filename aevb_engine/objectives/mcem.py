@@ -131,4 +131,4 @@ def _keep(held: Buffer, feed: Feed, chains: Buffer, scratch: Buffer) -> Operatio
 
         return run
 
-    return custom("keep_chains", bind, (held, feed.index, chains), (chains, scratch))
+    return custom("keep_chains", bind, (held, feed.index, chains), (chains,), (scratch,))

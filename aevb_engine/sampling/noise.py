@@ -45,5 +45,5 @@ def _noise(
 
         return run
 
-    facts = {"seed": seed, "stream": stream, "step": step, "row": row, "eps": eps}
+    facts: dict[str, Any] = {"seed": seed, "stream": stream, "step": step, "row": row, "eps": eps}
     return custom(name, bind, (step, row), (eps,), **facts)

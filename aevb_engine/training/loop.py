@@ -16,7 +16,7 @@ from aevb_engine.training.trainer import Trainer
 
 EVAL_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "bound_se", "best")
 RESPONSE = 0.2  # seconds of work between two looks at the listener
-TAIL = 500  # steps that the reported training bound is averaged over
+TAIL = 500  # the most steps that the reported training bound is averaged over
 Rows = npt.NDArray[np.float64]
 Ended = Literal["done", "converged", "stopped"]
 Blocks = Generator[int, tuple[Rows, float], Ended]
@@ -39,8 +39,21 @@ class Progress:
     evaluations: Rows = field(default_factory=lambda: np.empty((0, len(EVAL_COLUMNS))))
     convergence: Convergence = field(default_factory=Convergence)
 
+    def last_steps(self) -> Rows:
+        """The rows of TRAIN_COLUMNS whose means stand for the end of training: the last tenth of it, at most 500 steps.
+
+        A longer window of a short run would be an average over its course, far below where it ended.
+        """
+        done = int(self.tail[-1, 0]) if len(self.tail) else 0
+        return self.tail[-window(done) :]
+
     def meta(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "convergence": self.convergence.as_dict()}
+
+
+def window(steps: int) -> int:
+    """How many of the last steps the reported training bound of so many steps is a mean of."""
+    return max(1, min(TAIL, steps // 10))
 
 
 def fit(trainer: Trainer, progress: Progress, **options: Any) -> Ended:

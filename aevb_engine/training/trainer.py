@@ -22,6 +22,7 @@ from aevb_engine.training.optimizer import Optimizer
 from aevb_engine.training.order import Order
 from aevb_engine.training.pruning import pruned
 from aevb_engine.training.schedule import Schedule
+from aevb_engine.training.state import check_state
 from aevb_engine.training.step import ResidentRows, TrainingStep
 
 SMALLER_RATE = "try a smaller --lr"
@@ -30,7 +31,8 @@ TRAIN_COLUMNS = ("step", "seen", "bound", "reconstruction", "kl", "lr")
 
 
 class Diverged(TrainingError):
-    """The bound, a gradient or a parameter stopped being finite; the trainer holds the state before that step."""
+    """The bound, a gradient, or what is carried from step to step stopped being finite; the trainer holds the state
+    before that step."""
 
     def __init__(self, step: int, what: str, mend: str = SMALLER_RATE) -> None:
         super().__init__(f"step {step}: {what} is not finite; the state after step {step - 1} is kept; {mend}")
@@ -154,7 +156,7 @@ class Trainer:
         return rows
 
     def _run(self, steps: int) -> tuple[npt.NDArray[np.float64], bool]:
-        """The rows of the steps, and whether the parameters are finite."""
+        """The rows of the steps, and whether all that is carried is finite."""
         self._fill(steps)
         self.inner.run(steps, self.step)
         return self._collect(steps)
@@ -217,7 +219,8 @@ class Trainer:
         return dict(zip(self._names(), (self.model.backend.download(a) for a in self._current()), strict=True))
 
     def restore(self, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from a checkpoint's ``step`` and ``arrays``."""
+        """Go on from a checkpoint's ``step`` and ``arrays``; FileFormatError where they do not fit, or not finite."""
+        check_state(arrays, "the checkpoint")
         if self.pruned and self._moving(arrays):
             self.pruned = None
             self._build()
@@ -291,9 +294,10 @@ class Trainer:
         """Repeat from the last copy, step by step, up to the first that is not finite; leave the state before it."""
         end = self.step
         self._back()
-        what = None
-        while what is None and self.step < end:
-            what = self._not_finite(self._run(1)[0][0])
+        found = None
+        while found is None and self.step < end:
+            found = self._not_finite(self._run(1)[0][0])
+        what, mend = found or ("what is carried from step to step", self.settings.mend)
         bad = self.step
         self._back()
         good = [self.last[:0]]
@@ -301,15 +305,30 @@ class Trainer:
             good.append(self._run(min(self.block, bad - 1 - self.step))[0])
         rows = np.concatenate(good)
         self.last = rows[rows[:, 0] > end - steps]
-        raise Diverged(bad, what or "the sum of the parameters", self.settings.mend)
+        raise Diverged(bad, what, mend)
 
-    def _not_finite(self, row: npt.NDArray[np.float64]) -> str | None:
+    def _not_finite(self, row: npt.NDArray[np.float64]) -> tuple[str, str] | None:
+        """What is not finite after a step, and the mend."""
+        mend = self.settings.mend
         for place in (4, 3, 2):
             column, value = TRAIN_COLUMNS[place], row[place]
             if place in self._defined and not np.isfinite(value):
-                return f"the {column} of the batch ({value})"
+                return f"the {column} of the batch ({value})", mend
         for name, parameter in self.model.parameters.named.items():
             for kind, buffer in (("gradient of", parameter.grad), ("parameter", parameter.theta)):
                 if not np.isfinite(self.model.backend.download(buffer.array)).all():
-                    return f"the {kind} {name}"
+                    return f"the {kind} {name}", mend
+        for name, array in self.arrays().items():
+            places = np.flatnonzero(~np.isfinite(array))
+            if not places.size:
+                continue
+            owner, _, state = name.partition("/")
+            if owner == "objective":
+                return f"the objective's '{state}'", mend
+            parameter = next(p for p in self.model.parameters.named.values() if p.lo <= places[0] < p.hi)
+            gradient = float(np.abs(self.model.backend.download(parameter.grad.array)).max())
+            if mend == SMALLER_RATE:  # which would not help: the rate comes after it
+                mend = "rescale the data, or take out a value far from the others, or use --precision float64"
+            what = f"the optimizer's '{state}' of {parameter.name} (gradients reach {gradient:.3g})"
+            return what, mend
         return None

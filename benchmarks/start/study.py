@@ -2,6 +2,8 @@
 
     python benchmarks/start/study.py defaults --seeds 3 --output FILE.json      # which defaults `run` should have
     python benchmarks/start/study.py starts --seeds 10 --output FILE.json       # N(0, 0.01) against the default start
+    python benchmarks/start/study.py headline --seeds 10 --data-dir DIR --output FILE.json   # the bounds of the README
+    python benchmarks/start/study.py known --seeds 10 --output FILE.json        # data with a known density
 
 `--data-dir DIR` adds the Frey faces, `--digits FILE.npz` (arrays x (N, 64) in 0..16 and y) the digits of 8 x 8 pixels.
 """
@@ -25,7 +27,8 @@ from aevb_laplace import Laplace
 from aevb_engine import registry
 from aevb_engine.data.dataset import Dataset
 from aevb_engine.evaluation import apply
-from aevb_engine.evaluation.bound import summary
+from aevb_engine.evaluation.bound import draw_error, summary
+from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.remarks import remarks
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.run import judged
@@ -88,14 +91,17 @@ def row(name: str, config: RunConfig) -> dict[str, Any]:
     session, progress, seconds = trained(config)
     model, data = session.model, session.dataset
     bounds = session.test.run()
-    found = remarks(judged(session, progress, bounds))
+    found = remarks(judged(session, progress, bounds, steps=session.trainer.step, last=progress.last_steps()))
     out: dict[str, Any] = {
         "name": name, "seed": config.seed, "steps": session.total_steps, "lr": session.config.lr,
         "schedule": session.config.lr_schedule, "initial": config.initial, "seconds": round(seconds, 2),
         "test_bound": round(float(bounds[:, 0].mean()), 3), "train_bound": round(float(progress.tail[:, 2].mean()), 3),
         "active": found.active, "latent": config.latent_dim, "independent": found.independent, "ppca": found.linear,
-        "remarks": found.lines,
+        "draw_sd": round(draw_error(bounds[:, 0], session.test.run(draw=1)[:, 0]), 4), "remarks": found.lines,
     }  # fmt: skip
+    if data.true_log_prob is not None:
+        excess = bounds[:, 0] - data.true_log_prob(data.test_rows)
+        out["excess"], out["excess_se"] = round(float(excess.mean()), 4), round(standard_error(excess), 4)
     if data.train_labels is not None and data.test_labels is not None:
         train, test = (rows.astype(np.float64) * data.scale for rows in (data.train[:NEIGHBOURS], data.test))
         labels, truth = data.train_labels[:NEIGHBOURS], data.test_labels
@@ -154,10 +160,37 @@ def starts(options: argparse.Namespace) -> list[tuple[str, RunConfig]]:
     return plans
 
 
+def headline(options: argparse.Namespace) -> list[tuple[str, RunConfig]]:
+    """The rows of the README and of docs/results.md on the original data."""
+    base = RunConfig(threads=options.threads, data_dir=options.data_dir, offline=True)
+    paper = replace(base, initial="normal", optimizer="adagrad", lr=0.02, hidden=(100,), steps=10_000)
+    static = replace(base, dataset="mnist", binarize="static", hidden=(500,), latent_dim=20, steps=24_000)
+    return [
+        ("mnist, paper, 2 latent", replace(paper, dataset="mnist")),
+        ("mnist, paper, 10 latent", replace(paper, dataset="mnist", latent_dim=10)),
+        ("freyfaces, paper, 2 latent", replace(paper, dataset="freyfaces", scale="unit")),
+        ("mnist static, defaults", static),
+        ("mnist static, normal, adam 0.001", replace(static, initial="normal", lr=0.001)),
+    ]
+
+
+def known(options: argparse.Namespace) -> list[tuple[str, RunConfig]]:
+    """Section 6 of Lin & Xu: data whose density is known, by the five optimizers at their default rates."""
+    base = RunConfig(threads=options.threads, initial="normal", hidden=(100,), steps=10_000)
+    return [
+        (f"{name}, {optimizer}", replace(base, dataset=name, optimizer=optimizer))
+        for name in ("simulated-binary", "simulated-normal")
+        for optimizer in ("sgd", "momentum", "adagrad", "adam", "rmsprop")
+    ]
+
+
+PARTS = {"defaults": defaults, "starts": starts, "headline": headline, "known": known}
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("defaults", "starts"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data-dir")
@@ -175,7 +208,7 @@ def main() -> None:
 
     registry.create = create
     rows: list[dict[str, Any]] = []
-    for name, config in (defaults if options.part == "defaults" else starts)(options):
+    for name, config in PARTS[options.part](options):
         if not name.startswith(options.only):
             continue
         for seed in range(options.seeds):

@@ -10,7 +10,8 @@ import click
 from aevb_cli import complete
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbose_option
-from aevb_cli.text import columns, duration, echo_json, number, pairs, say, setting, size, sparkline, table
+from aevb_cli.text import columns, duration, echo_json, means, number, pairs, say, setting, size, sparkline, table
+from aevb_cli.work import parameters
 from aevb_engine.errors import AevbError, FileFormatError, UsageError
 from aevb_engine.experiment.atomic import quoted, shown
 
@@ -49,7 +50,7 @@ def show(name: str, cadence: str | None, as_json: bool, verbose: bool) -> None:
 
     if cadence and as_json:
         raise UsageError("--csv and --json exclude each other; ask for one")
-    folder = RunFolder.open(name)
+    folder = RunFolder.open(name, changed=True)
     if cadence:
         click.echo(csv(folder, cadence))
         return
@@ -66,7 +67,7 @@ def csv(folder: RunFolder, cadence: str) -> str:
     """The metrics of a cadence under the names of their columns; every number reads back as the same float64."""
     from aevb_engine.experiment.log import read_safely
 
-    tables = read_safely(folder.metrics_path)
+    tables = read_safely(folder.metrics_path, **_of(folder, folder.read_record(changed=True)))
     if cadence not in tables:
         raise FileFormatError(f"{folder.metrics_path} holds no metrics called '{cadence}'; known: {', '.join(tables)}")
     names, rows = tables[cadence]
@@ -78,14 +79,24 @@ def csv(folder: RunFolder, cadence: str) -> str:
     return "\n".join([",".join(names), *lines])
 
 
+def _of(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
+    """What the log of a run must agree with."""
+    if folder.altered(record):
+        return {}
+    ended = record.get("status") in ("done", "converged")
+    return {"run": str(record.get("id", "")), "rows": record.get("rows") if ended else None}
+
+
 def gather(folder: RunFolder) -> dict[str, Any]:
     """Everything that ``show`` knows; a part that cannot be read is a line in ``warnings``."""
     from aevb_engine.experiment.folder import RunInfo
 
-    stored = folder.read_record()
+    stored = folder.read_record(changed=True)
     warnings: list[str] = list((stored.get("result") or {}).get("warnings") or [])
+    if folder.altered(stored):
+        warnings.append(folder.altered(stored))
     checkpoints, best = _checkpoints(folder, warnings)
-    evaluations = _evaluations(folder, warnings)
+    evaluations = _evaluations(folder, stored, warnings)
     config = stored.get("config") or {}
     steps = [stored.get("step"), *(c["step"] for c in checkpoints[-1:]), *(int(r[0]) for r in evaluations["rows"][-1:])]
     return {
@@ -141,11 +152,11 @@ def _checkpoints(folder: RunFolder, warnings: list[str]) -> tuple[list[dict[str,
     return found, None if named is None else {"step": named[0], "score": named[1]}
 
 
-def _evaluations(folder: RunFolder, warnings: list[str]) -> dict[str, Any]:
+def _evaluations(folder: RunFolder, stored: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     from aevb_engine.experiment.log import read_safely
 
     try:
-        columns, rows = read_safely(folder.metrics_path)["eval"]
+        columns, rows = read_safely(folder.metrics_path, **_of(folder, stored))["eval"]
     except (AevbError, KeyError) as error:
         warnings.append(f"no curve: {error}")
         return {"columns": [], "rows": []}
@@ -180,6 +191,7 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
     if result and result.get("test_bound") is None and result.get("train_bound") is None:
         parts = [f"{name} {number(result.get(f'{name}_reconstruction'))}" for name in ("train", "test")]
         rows += [("reconstruction", "   ".join(parts) + "   nats a data point"), ("bound", "- (not a bound)")]
+        rows += means(result)
     elif result:
         rows += [
             ("train bound", f"{number(result.get('train_bound'))} nats a data point"),
@@ -188,6 +200,7 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{number(result.get('test_bound'))} = reconstruction {number(result.get('test_reconstruction'))} "
                 f"- KL {number(result.get('test_kl'))}",
             ),
+            *means(result),
         ]
     if result:
         if result.get("test_bound_k") is not None:
@@ -197,6 +210,8 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
                 rows.append(("", f"{number(result[f'test_bound_{scale}'])} on the {scale} scale"))
         if result.get("best_step") is not None and record["held_out"] == "validation":
             rows.append(("best", f"step {number(result['best_step'])}"))
+        if parameters(result):
+            rows.append(("", parameters(result)))
     if data.get("lattice"):
         rows.append(("note", LATTICE))
     binarize = data.get("binarize") or record["config"].get("binarize")

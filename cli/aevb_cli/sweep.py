@@ -17,6 +17,7 @@ BY = {
     "test_reconstruction": "the test reconstruction, for display only: not all runs have a bound",
     "train_reconstruction": "the reconstruction of the training batches, for display only: not all runs have more",
 }
+OF_BEST = "each run's bounds are of its best parameters for the validation rows"
 Record = Mapping[str, Any]
 
 
@@ -29,7 +30,8 @@ def compared(record: Record, near: Callable[[Path], str]) -> str:
         parts.append(_means(measure, combinations))
     if measure is not None and len(combinations) > 1:
         several = any(c["rank"] == 2 for c in combinations)
-        lines = [f"ranked by {BY[measure]}" + ("; * is the best" if several else "")]
+        lines = [OF_BEST] if str(measure).startswith("validation") else []
+        lines += [f"ranked by {BY[measure]}" + ("; * is the best" if several else "")]
         if record["ranked_within"]:
             what = ["decoder" if name == "measure" else name for name in record["ranked_within"]]
             lines.append(f"runs of another {' or '.join(what)} do not compare: each has ranks of its own")

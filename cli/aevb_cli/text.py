@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
@@ -135,6 +135,17 @@ def setting(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return shortened(printable(str(value)))
+
+
+def means(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row of ``pairs``: what the two bounds of a result are means of, and what part of the second is chance in z."""
+    steps, noise = result.get("train_bound_steps"), result.get("test_bound_draw_sd")
+    of = result.get("checkpoint") or {}
+    up_to = f" up to step {number(of.get('step'))}" if of.get("which") == "best" else ""
+    parts = [f"train: the mean of the last {number(steps)} steps{up_to}"] if steps else []
+    if isinstance(noise, float):
+        parts.append(f"test: one draw of z a row, which moves it by {noise:.1g}")
+    return [("", "; ".join(parts))] if parts else []
 
 
 def pairs(rows: Iterable[tuple[str, str]], indent: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, tell, warn
 from aevb_cli.signals import Interrupt
-from aevb_cli.text import duration, echo_json, number, pairs, say
+from aevb_cli.text import duration, echo_json, means, number, pairs, say
 from aevb_engine.errors import AevbError, Stopped
 from aevb_engine.experiment.atomic import quoted
 
@@ -118,6 +118,8 @@ def summary(path: Path, result: Mapping[str, Any], figures: list[Path], seconds:
     """The end of a run for people; ``seconds``: all that the user waited, with data, evaluations and figures."""
     place = quoted(_near(path))
     rows = bounds(result)
+    if parameters(result):
+        rows.append(("", parameters(result)))
     if result.get("independent_columns") is not None:
         linear = f", of probabilistic PCA {number(result['ppca'])}" if result.get("ppca") is not None else ""
         rows += [
@@ -152,11 +154,20 @@ def bounds(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The first lines of a summary: the bounds, or the reconstruction of an objective that has none."""
     if result["train_bound"] is None and result["test_bound"] is None:
         parts = [f"{name} {number(result[f'{name}_reconstruction'])}" for name in ("train", "test")]
-        return [("reconstruction", "   ".join(parts) + "   nats a data point; no bound")]
+        return [("reconstruction", "   ".join(parts) + "   nats a data point; no bound"), *means(result)]
     return [
         ("bound", f"train {number(result['train_bound'])}   {_held_out(result)}   nats a data point, higher is better"),
         ("", f"test = reconstruction {number(result['test_reconstruction'])} - KL {number(result['test_kl'])}"),
+        *means(result),
     ]
+
+
+def parameters(result: Mapping[str, Any]) -> str:
+    """Which parameters bounds and figures are of, where they are not the last; nothing in records that do not tell."""
+    which = result.get("checkpoint") or {}
+    if which.get("which") != "best":
+        return ""
+    return f"parameters of step {number(which.get('step'))}, the best for the validation rows"
 
 
 def _held_out(result: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aevb_cli.evaluate import report
+from aevb_engine.experiment.folder import RunFolder
 
 FIELDS = {
     "schema", "run", "checkpoint", "dataset", "binarize", "scale", "split", "decoder", "objective", "seed", "threads",
@@ -203,19 +204,15 @@ def test_an_older_checkpoint_stands_in_for_a_damaged_one(train, record):
 
 def test_other_data_are_refused(one_error, train):
     train("--output", "r")
-    path = Path("r/run.json")
-    record = json.loads(path.read_text())
-    record["data"]["rows_sha256"] = "0" * 64
-    path.write_text(json.dumps(record))
+    folder = RunFolder(Path("r"))
+    folder.update(data={**folder.read_record()["data"], "rows_sha256": "0" * 64})
     assert "other content" in one_error(4, "evaluate", "r")
 
 
 def test_a_checkpoint_of_another_model_is_refused(one_error, train):
     train("--output", "r")
-    path = Path("r/run.json")
-    record = json.loads(path.read_text())
-    record["config"]["hidden"] = [21]
-    path.write_text(json.dumps(record))
+    folder = RunFolder(Path("r"))
+    folder.update(config={**folder.read_record()["config"], "hidden": [21]})
     assert "the configuration needs" in one_error(4, "evaluate", "r")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from aevb_engine.experiment.folder import RunFolder
+
 
 def test_datasets_list_says_where_files_are(call, monkeypatch):
     Path("data/mnist").mkdir(parents=True)
@@ -200,9 +202,7 @@ def test_resume_compares_rows_whatever_the_data_set_says_of_its_file(process, pl
     assert first.returncode == 0, first.stderr
     resumed = process("resume", "r", "--quiet", "--no-figures", env=environment)
     assert resumed.returncode == 0, resumed.stderr
-    record = Path("r/run.json")
-    # One that is done would stay as it is.
-    record.write_text(record.read_text().replace('"status": "done"', '"status": "stopped"'))
+    RunFolder(Path("r")).update(status="stopped")  # one that is done would stay as it is
     source = site / "thirdparty.py"
     source.write_text(source.read_text().replace("np.full((rows, 3), value", "np.full((rows, 3), 2 * value"))
     changed = process("resume", "r", "--quiet", "--no-figures", env=environment)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from aevb_engine.experiment.folder import RunFolder
+
 
 def contents():
     return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path("r").rglob("*") if p.is_file()}
@@ -36,8 +38,7 @@ def test_a_finished_run_is_told_and_left_alone(call, train, monkeypatch):
 
 def test_a_run_with_steps_left_is_resumed(call, train):
     train("--output", "r")
-    record = Path("r/run.json")
-    record.write_text(record.read_text().replace('"status": "done"', '"status": "stopped"'))
+    RunFolder(Path("r")).update(status="stopped")
     told = json.loads(call("resume", "r", "--json", "--no-figures", "--quiet").stdout)
     assert (told["resumed"], told["status"], told["steps"]) == (True, "done", 30)
 

@@ -116,6 +116,7 @@ def test_a_sweep_is_ranked_by_what_chooses(call, small):
     for result in record["replicas"]:
         scored = json.loads(Path(result["run"], "checkpoints/best.json").read_text())
         assert (scored["score"], scored["step"]) == (result["validation_bound"], result["best_step"])
+        assert result["checkpoint"] == {"step": result["best_step"], "which": "best"}
     lines = call("run", *options, "b").stdout.splitlines()
     assert lines[0].split("  ") == [*lines[0].split("  ")[:-1], "run"]
     assert [n in lines[0] for n in ("train bound", "validation bound", "test bound")] == [True] * 3
@@ -128,6 +129,25 @@ def test_a_sweep_is_ranked_by_what_chooses(call, small):
     assert [line.split()[0] for line in lines[9:12]] == ["1", "2", "-"]
     assert "0, 2 diverged" in lines[11]
     assert lines[-1] == "ranked by the validation bound of the best checkpoint; * is the best"
+    assert lines[-2] == "each run's bounds are of its best parameters for the validation rows"
+
+
+def test_whose_parameters_the_bounds_are_of_is_said(call, small):
+    """With validation rows those of the best step, in words and as a field; without them the last."""
+    options = (*small, "--lr", "0.05", "--steps", "120", "--no-figures")
+    text = call("run", *options, "--validation", "0.2", "--eval-every", "10", "--output", "r").stdout
+    record = json.loads(Path("r/run.json").read_text())["result"]
+    assert record["checkpoint"] == {"step": record["best_step"], "which": "best"}
+    assert record["best_step"] < record["steps"] == 120
+    line = f"parameters of step {record['best_step']}, the best for the validation rows"
+    for said in (text, call("show", "r").stdout, call("resume", "r").stdout):
+        assert line in said
+    evaluated = json.loads(call("evaluate", "r", "--method", "none", "--json").stdout)
+    assert evaluated["bound"]["value"] == pytest.approx(record["test_bound"], rel=1e-6)
+    assert line not in call("evaluate", "r", "--method", "none").stdout  # which has words of its own
+    text = call("run", *options, "--output", "s").stdout
+    assert "parameters of step" not in text
+    assert json.loads(Path("s/run.json").read_text())["result"]["checkpoint"] == {"step": 120, "which": "last"}
 
 
 def test_a_sweep_of_runs_that_do_not_compare(call):

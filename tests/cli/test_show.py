@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aevb_cli.text import duration, number, size, sparkline
+from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.log import MetricsLog, read
 from aevb_engine.training.loop import EVAL_COLUMNS
 from aevb_engine.training.trainer import TRAIN_COLUMNS
@@ -103,13 +104,10 @@ def test_a_best_step_of_the_test_set_is_not_called_so(call, train):
     """As older records have one."""
     train("--output", "r", "--eval-every", "5")
     assert "best" not in call("show", "r", "-v").stdout
-    path = Path("r/run.json")
-    record = json.loads(path.read_text())
-    record["result"]["best_step"] = 10
-    path.write_text(json.dumps(record))
+    folder = RunFolder(Path("r"))
+    folder.update(result={**folder.read_record()["result"], "best_step": 10})
     assert "best" not in call("show", "r", "-v").stdout
-    record["held_out"] = "validation"
-    path.write_text(json.dumps(record))
+    folder.update(held_out="validation")
     assert "best         step 10" in call("show", "r").stdout
 
 
@@ -157,3 +155,27 @@ def test_numbers():
     assert sparkline([float("nan"), 1.0, 2.0, 3.0]) == "▁▅█"
     assert len(sparkline(list(range(1000)))) == 40
     assert sparkline([2.0, 2.0]) == "▁▁"
+
+
+def test_a_record_changed_by_hand_is_shown_with_a_word(call, train, one_error):
+    train("--output", "r")
+    path = Path("r/run.json")
+    bound = json.loads(path.read_text())["result"]["test_bound"]
+    path.write_text(path.read_text().replace(repr(bound), "-1.25"))
+    shown = call("show", "r")
+    assert shown.exit_code == 0
+    assert "-1.25" in shown.stdout
+    assert "warning: r/run.json was changed after the run wrote it" in shown.stderr
+    assert any("was changed" in line for line in json.loads(call("show", "r", "--json").stdout)["warnings"])
+    for command in ("resume", "evaluate"):
+        assert "was changed after" in one_error(4, command, "r")
+
+
+def test_rows_that_a_done_run_has_lost(call, train, one_error):
+    train("--output", "r")
+    with MetricsLog.resume(Path("r/metrics.h5"), 20, run=RunFolder(Path("r")).read_record()["id"]):
+        pass
+    assert "has lost rows: 6 of 10 of 'eval'" in one_error(4, "show", "r", "--csv", "train")
+    assert "has lost rows" in call("show", "r").stderr
+    call("resume", "r", "--no-figures")
+    assert len(call("show", "r", "--csv", "train").stdout.splitlines()) == 31

@@ -10,6 +10,7 @@ import pytest
 
 from aevb_engine.cuda import module
 from aevb_engine.cuda.handwritten import sources
+from aevb_engine.cuda.source import generate
 from aevb_engine.kernels import bound as bounds
 from aevb_engine.kernels.gather import gather, gather_bernoulli
 from aevb_engine.kernels.gaussian import reparameterized_log_density, standard_normal_log_density
@@ -98,7 +99,7 @@ def test_latent_stage(name: str, shape: tuple[int, int, int], strided: bool, dty
         close(out[n], expected, dtype, n)
     if name == "latent":
         expected = np.empty(b)
-        kl(np, mu, logvar, sigma, np.empty((b, z)), expected)
+        kl(np, mu, logvar, np.empty((b, z)), expected)
         close(out["kl"], expected, dtype, "kl", z)
     else:
         prior, posterior = np.empty((2, b, samples))
@@ -106,6 +107,28 @@ def test_latent_stage(name: str, shape: tuple[int, int, int], strided: bool, dty
         reparameterized_log_density(np, logvar, eps.astype(np.float64), np.empty(shape), posterior)
         close(out["prior"], prior, dtype, "prior", z)
         close(out["posterior"], posterior, dtype, "posterior", z)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("size", [1e-9, 1e-7, 1e-5, 1e-3])
+def test_kl_near_the_prior(size: float, dtype: Any) -> None:
+    """Of the latent stage and of the declared kernel: never below zero, and that of the array code to rounding."""
+    b, z = 40, 3
+    head = (size * np.random.default_rng(1).standard_normal((b, 2 * z))).astype(dtype)
+    shapes = {"head": (b, 2 * z), "sigma": (b, z), "eps": (b, 1, z), "z": (b, 1, z), "kl": (b,)}
+    given = {
+        "product": head, "bias": np.zeros(2 * z, dtype), "step": np.array([6], np.int64),
+        "row": np.array([40], np.int64), "stream": stream_id("noise"), "key0": key(SEED)[0], "key1": key(SEED)[1],
+    }  # fmt: skip
+    found = execute("latent", dtype, given, {n: np.full(s, np.nan, dtype) for n, s in shapes.items()})[0]["kl"]
+    mu, logvar = (np.ascontiguousarray(a) for a in np.split(head, 2, axis=1))
+    declared = np.zeros(b, dtype)
+    compile_text(module(engine(), dtype)).run(generate(kl).launch(mu, logvar, None, declared))
+    exact = np.empty(b)
+    kl(np, mu.astype(np.float64), logvar.astype(np.float64), np.empty((b, z)), exact)
+    for each in (found, declared):
+        assert each.min() >= 0
+        np.testing.assert_allclose(each, exact, rtol=1e-6, atol=8 * np.finfo(dtype).eps * size)
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)

@@ -124,6 +124,22 @@ def test_bernoulli_at_large_logits() -> None:
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("name", [n for n in likelihoods() if likelihoods()[n].__dict__.get("floor") is not None])
+def test_gradient_below_the_floor(name: str, dtype: Any) -> None:
+    """That of the array code in double precision, to its own digits: 1e-15 is no zero."""
+    plugin = likelihoods()[name]
+    raw = np.arange(-40.0, -4.0).astype(dtype).reshape(1, 1, -1)
+    x, mean = np.full_like(raw, 0.5), np.zeros_like(raw)
+    heads = {"mean": mean, "logvar": raw}
+    given = [heads[head.name] for head in plugin.heads]
+    _, dheads = _expected(plugin, x, given, raw.shape)
+    logp, out = np.empty((1, 1), dtype), [np.empty_like(raw) for _ in given]
+    compile_text(module(plugins(), dtype)).run(of_likelihood(name, gradient=True).launch(x, *given, logp, *out))
+    for found, exact in zip(out, dheads, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-4 if dtype == np.float32 else 1e-10)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize("decay", [0.0, 0.125])
 @pytest.mark.parametrize("name", optimizers())
 def test_optimizer(name: str, decay: float, dtype: Any) -> None:

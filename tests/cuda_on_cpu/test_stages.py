@@ -15,7 +15,8 @@ from aevb_engine.cuda.fused import SYNC, captured, literal
 from aevb_engine.cuda.launch import Parameter, Source, flat
 from aevb_engine.cuda.lower import Text
 from aevb_engine.cuda.source import generate
-from aevb_engine.cuda.stages import Hazard, Member, area, check, members, overlap, stages
+from aevb_engine.cuda.stages import Hazard, Member, check, members, stages
+from aevb_engine.memory import area, overlap
 from aevb_engine.operation import Rows
 from tests.cuda_on_cpu.catalog import declared
 from tests.cuda_on_cpu.runner import SCHEDULES, compile_text

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from aevb_engine.errors import UsageError
-from aevb_engine.evaluation import ais, chains
+from aevb_engine.evaluation import ais, blocks, chains
 from aevb_engine.evaluation.ais import AnnealedImportanceSampler, sigmoid_schedule, simulate
 from aevb_engine.evaluation.estimate import Estimate
 from aevb_engine.evaluation.importance import ImportanceSampler
@@ -294,6 +294,7 @@ def test_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     whole = AnnealedImportanceSampler(model, data, **short)
     expected = [whole.run(), whole.reverse()]
     monkeypatch.setattr(chains, "ROWS_AT_ONCE", 8)
+    monkeypatch.setattr(blocks, "ROWS", 4)
     for threads in (1, 2):
         seen: list[tuple[int, int]] = []
         cut = AnnealedImportanceSampler(model, data, threads=threads, **short)

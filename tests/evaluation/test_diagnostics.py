@@ -17,7 +17,7 @@ from aevb_engine.evaluation.diagnostics import (
     tail_khat,
     tail_size,
 )
-from aevb_engine.evaluation.estimate import Estimate, RunningWeights
+from aevb_engine.evaluation.estimate import Estimate, RunningWeights, standard_error
 
 RNG = np.random.default_rng
 
@@ -71,6 +71,38 @@ def test_khat_at_the_edges() -> None:
     assert np.isnan(pareto_khat(np.where(np.arange(100) == 5, np.nan, 0.0)[None])).all()
     some = np.where(np.arange(400) % 2, -np.inf, RNG(0).standard_normal((1, 400)))  # weights of zero
     assert np.isfinite(pareto_khat(some)).all()
+
+
+@pytest.mark.parametrize("count", [21, 100, 500, 5000])
+@pytest.mark.parametrize(
+    ("at", "spread"), [(-35, 1e-6), (-35, 1e-5), (-35, 3e-5), (-100, 3e-5), (1000, 1e-4), (0, 1e-7)]
+)
+def test_weights_that_are_equal_to_rounding_are_the_best_case(at: float, spread: float, count: int) -> None:
+    """Log-weights of single precision: a few steps of it apart, most of them at the same place."""
+    logw = (at + spread * RNG(0).standard_normal((200, count))).astype(np.float32).astype(np.float64)
+    assert (pareto_khat(logw) == 0).all()
+    running = RunningWeights(200, count)
+    running.add(logw)
+    found = running.estimate()
+    assert not found.suspect.any()
+    assert (found.effective_samples <= count).all()
+    assert (effective_weights(logw) <= count).all()
+    np.testing.assert_allclose(found.effective_samples, count, rtol=1e-6)
+    assert (found.standard_error < 1e-4).all()
+
+
+def test_rounding_hides_no_heavy_tail() -> None:
+    """Next to weights of 1: a tail of shape 1.5 a millionth as wide reaches beyond rounding, and is found."""
+    logw = np.log1p(1e-6 * pareto(1.5, 20, 5000)) - 35
+    assert pareto_khat(logw).min() > 0.7
+    assert pareto_khat(logw.astype(np.float32)).min() > 0.7
+
+
+def test_ties_at_the_threshold() -> None:
+    """Many equal weights and a few larger ones: no tail where these are hardly larger, a heavy one where they are."""
+    logw = np.zeros((3, 400))
+    logw[0, :10], logw[1, :10], logw[2, 0] = 1e-3, 0.9, 30
+    assert pareto_khat(logw - 35).tolist() == [0, 0, np.inf]
 
 
 def test_tail_sizes() -> None:
@@ -132,6 +164,9 @@ def test_summary_of_an_estimate() -> None:
     assert found["sampling_se"] == pytest.approx(1)
     assert (found["suspect"], found["largest_khat"]) == (1, 0.9)
     assert tail_khat(np.zeros((1, 3))).shape == (1,)
+    assert standard_error(np.full(7, 0.1)) == 0
+    assert np.isnan(standard_error(np.array([0.1])))
+    assert np.isnan(standard_error(np.array([0.1, np.inf])))
     joined = Estimate.joined([e, e])
     assert joined.khat.tolist() == [0.2, 0.9, 0.2, 0.9]
 
@@ -149,6 +184,10 @@ def test_rhat() -> None:
     stuck = np.repeat(np.arange(4.0)[:, None], 50, axis=1)
     assert split_rhat(stuck) == np.inf
     assert np.isnan(split_rhat(np.ones((4, 50))))
+    for place in (0.1, 35.7, 1e5 / 3):  # whose rounded mean is another number
+        assert split_rhat(stuck * place) == np.inf
+        assert np.isnan(split_rhat(np.full((4, 53), place)))
+        assert np.isnan(effective_draws(np.full((4, 53), place)))
     assert np.isnan(split_rhat(np.ones((4, 3))))
     assert split_rhat(np.concatenate([iid[..., :5], iid[..., 6:]], -1)).shape == (50,)
 

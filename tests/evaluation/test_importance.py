@@ -43,6 +43,7 @@ def test_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     whole = columns(ImportanceSampler(model, data, 90, seed=3).run())
     monkeypatch.setattr(importance, "SAMPLES_AT_ONCE", 7)
     monkeypatch.setattr(importance, "ROWS_AT_ONCE", 14)
+    monkeypatch.setattr(importance, "ROWS_OF_A_BLOCK", 7)
     for threads in (1, 2):
         again = columns(ImportanceSampler(model, data, 90, seed=3, threads=threads).run())
         np.testing.assert_allclose(again, whole, rtol=1e-10)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aevb_engine.errors import UsageError
-from aevb_engine.evaluation import chains
+from aevb_engine.evaluation import blocks, chains
 from aevb_engine.evaluation.marginal import (
     MASS,
     MarginalSampler,
@@ -127,6 +127,7 @@ def test_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     short = {"burn_in": 40, "fit": 40, "samples": 60, "leapfrog_steps": 3, "seed": 4}
     whole = MarginalSampler(model, rows, **short).run()
     monkeypatch.setattr(chains, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(blocks, "ROWS", 8)
     seen: list[tuple[int, int]] = []
     sampler = MarginalSampler(model, rows, threads=2, **short)
     assert sampler.batch == 2

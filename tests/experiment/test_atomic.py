@@ -92,6 +92,13 @@ def test_content_is_synced_before_its_name_and_the_folder_after(
     assert calls == ["file", "replace", "folder"]
 
 
+def test_a_write_that_gets_nowhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda *_: 0)
+    with pytest.raises(StorageError, match="cannot write"):
+        atomic.write_bytes(tmp_path / "a", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sweep_removes_only_old_temporary_files(tmp_path: Path) -> None:
     for name in (".aevb-1-aa.tmp", "keep.tmp", "a.h5"):
         (tmp_path / name).touch()

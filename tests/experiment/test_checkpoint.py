@@ -184,8 +184,9 @@ def test_swapped_files_are_detected(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_best_json_is_reported_and_nothing_is_removed(tmp_path: Path, text: str) -> None:
+    """Of checkpoints that do not tell which is the best: those of an earlier version."""
     store = CheckpointStore(tmp_path, keep=1)
-    store.save(make(1), best=True, score=1.0)
+    ckpt.write(store.path(1), make(1))
     (tmp_path / "best.json").write_bytes(text.encode("latin-1"))
     assert store.best() is None
     assert "best.json is damaged" in store.warnings[0]
@@ -193,6 +194,40 @@ def test_damaged_best_json_is_reported_and_nothing_is_removed(tmp_path: Path, te
     assert store.steps() == [1, 2]
     store.save(make(3), best=True, score=2.0)
     assert store.steps() == [3]
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"step": 9, "file": "ckpt-0000000009.h5", "score": 5.0}'])
+def test_best_json_is_written_anew_from_the_checkpoints(tmp_path: Path, text: str | None) -> None:
+    """Missing, damaged or naming another one: the newest checkpoint tells, also to another process."""
+    CheckpointStore(tmp_path, keep=1).save(make(1), best=True, score=1.0)
+    sound = (tmp_path / "best.json").read_bytes()
+    for step, store in ((2, CheckpointStore(tmp_path, keep=1)), (3, CheckpointStore(tmp_path, keep=1))):
+        (tmp_path / "best.json").unlink()
+        if text is not None:
+            (tmp_path / "best.json").write_text(text)
+        assert store.best_score() == (1, 1.0)
+        store.save(make(step))
+        assert (tmp_path / "best.json").read_bytes() == sound
+        assert store.steps() == [1, step]
+        assert store.warnings == []
+
+
+def test_best_json_of_an_earlier_version_counts(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(make(1), best=True, score=1.0)
+    ckpt.write(store.path(2), make(2))
+    assert CheckpointStore(tmp_path).best_score() == (1, 1.0)
+    fresh = CheckpointStore(tmp_path, keep=1)
+    fresh.save(make(3))
+    newest = fresh.newest()
+    assert newest is not None
+    assert newest.best == (1, 1.0)
+    assert fresh.steps() == [1, 3]
+
+
+@pytest.mark.parametrize("best", [7, [], {"step": True}, {"step": -1}, {"step": 1, "score": "x"}, {"score": 1.0}])
+def test_a_best_that_is_none_is_none(best: object) -> None:
+    assert Checkpoint(3, {}, {"best": best}).best is None
 
 
 def test_scores_must_be_finite_and_keep_positive(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aevb_engine.errors import FileFormatError
+from aevb_engine.errors import FileFormatError, StorageError
 from aevb_engine.experiment import checkpoint as ckpt
 from aevb_engine.experiment import inspect, plain_hdf5
 from aevb_engine.experiment.checkpoint import Checkpoint
@@ -138,17 +138,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
-def test_crash_of_the_child_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "c.h5").write_bytes(ckpt.encode(SAMPLE))
-    stand_in(tmp_path, monkeypatch, "kill -SEGV $$")
-    with pytest.raises(FileFormatError, match="is damaged"):
-        ckpt.read(tmp_path / "c.h5", require_hash=False)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
-def test_hang_of_the_child_is_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hang_of_the_child_proves_nothing_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "exec sleep 60")
-    with pytest.raises(FileFormatError, match=r"within 0.3 s"):
+    with pytest.raises(StorageError, match=r"cannot be read now .*within 0.3 s.*try again"):
         inspect.check_image(ckpt.encode(SAMPLE), "c.h5", timeout=0.3)
 
 

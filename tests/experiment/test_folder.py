@@ -98,8 +98,9 @@ def test_record_is_replaced_whole(tmp_path: Path) -> None:
     run = RunFolder.create("a", tmp_path / "run")
     run.write_record({"seed": np.int64(3), "bound": float("nan"), "path": Path("x/y"), "list": (1.5, float("inf"))})
     run.update(status="running", seed=4)
-    text = run.record_path.read_text()
-    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {
+    written = json.loads(run.record_path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert re.fullmatch("[0-9a-f]{64}", written.pop("digest"))
+    assert written == {
         "format": "aevb-run",
         "version": 1,
         "seed": 4,
@@ -293,6 +294,20 @@ def test_lock_excludes_the_same_process_too_and_is_freed_by_errors(tmp_path: Pat
         pass
 
 
+def test_lock_clears_what_killed_writers_left(tmp_path: Path) -> None:
+    """However fresh, in every folder of the run: the process that made them is gone, or had this one's number."""
+    run = RunFolder.create("a", tmp_path / "run")
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    places = (run.path, run.checkpoints, run.figures)
+    left = [place / f".aevb-{pid}-0a1b.tmp" for place in places for pid in (int(child.stdout), os.getpid())]
+    living = [place / f".aevb-{os.getppid()}-0a1b.tmp" for place in places]
+    for path in (*left, *living):
+        path.touch()
+    with run.lock():
+        assert [path.exists() for path in left] == [False] * 6
+        assert [path.exists() for path in living] == [True] * 3
+
+
 def test_lock_clears_old_temporary_files_only(tmp_path: Path) -> None:
     run = RunFolder.create("a", tmp_path / "run")
     old, fresh = run.path / ".aevb-1-old.tmp", run.path / ".aevb-1-fresh.tmp"
@@ -302,3 +317,41 @@ def test_lock_clears_old_temporary_files_only(tmp_path: Path) -> None:
     with run.lock():
         assert not old.exists()
         assert fresh.exists()
+
+
+def test_a_record_changed_by_hand_is_told(tmp_path: Path) -> None:
+    run = RunFolder.create("a", tmp_path / "a")
+    run.update(status="done", result={"test_bound": -123.5, "note": "\udce4 \u00fc \u2028"}, config={"hidden": (1, 2)})
+    record, text = run.read_record(), run.record_path.read_text()
+    assert run.altered(record) == ""
+    run.record_path.write_text(json.dumps(record))  # other white space, the same words
+    assert run.read_record() == record
+    for old, new in (("-123.5", "-23.5"), ('"done"', '"stopped"'), ('"digest"', '"digesu"'), (record["id"], "0" * 16)):
+        run.record_path.write_text(text.replace(old, new))
+        for read in (run.read_record, lambda: run.update(step=3), lambda: RunFolder.open(run.path)):
+            with pytest.raises(FileFormatError, match="changed after the run wrote it") as caught:
+                read()
+            assert "\n" not in str(caught.value)
+        assert run.read_record(changed=True)["name"] == "a"
+        assert RunFolder.open(run.path, changed=True).path == run.path
+        (listed,) = list_runs(tmp_path)
+        assert listed.record is not None
+        assert "changed after" in str(listed.error)
+    plain = {key: value for key, value in record.items() if key not in ("id", "digest")}  # as older versions wrote it
+    run.record_path.write_text(json.dumps(plain))
+    assert run.read_record() == plain
+
+
+def test_whoever_holds_the_lock_knows_the_record(tmp_path: Path) -> None:
+    """What happens to the file meanwhile does not end a run, and is not taken over."""
+    run = RunFolder.create("a", tmp_path / "a")
+    with run.lock():
+        run.update(status="running", step=1)
+        text = run.record_path.read_text()
+        for broken in (text.replace('"step": 1', '"step": 7'), "{", None):
+            run.record_path.unlink() if broken is None else run.record_path.write_text(broken)
+            run.update(status="running")
+            assert run.record_path.read_text() == text
+    run.record_path.write_text(text.replace('"step": 1', '"step": 7'))
+    with pytest.raises(FileFormatError, match="changed after"):
+        run.update(step=2)

@@ -56,9 +56,10 @@ def test_file_is_plain_hdf5_with_names(tmp_path: Path) -> None:
     written(tmp_path / "metrics.h5", 60)
     with h5py.File(tmp_path / "metrics.h5", "r", swmr=True) as file:
         assert file.attrs["format"] == b"aevb-metrics"
-        assert file.attrs["version"] == 1
-        assert [c.decode() for c in file["train"].attrs["columns"]] == list(TRAIN)
-        assert file["train"].shape == (60, 3)
+        assert file.attrs["version"] == 2
+        assert [c.decode() for c in file["train"].attrs["columns"]] == [*TRAIN, "check"]
+        assert file["train"].shape == (60, 4)
+        assert np.array_equal(file["train"][:, :3], rows(1, 60))
         assert file["train"].dtype == np.float64
 
 
@@ -419,3 +420,142 @@ def test_a_row_costs_little(tmp_path: Path) -> None:
                 metrics.append("train", row)
             best = min(best, (time.perf_counter() - start) / 1000)
     assert best < 50e-6
+
+
+def image(path: Path, *, live: bool) -> bytes:
+    """A log of 120 rows, closed or as a killed writer leaves it."""
+    metrics = MetricsLog.create(path, COLUMNS, run="abc")
+    metrics.append("train", rows(1, 120))
+    metrics.append("eval", np.array([[10.0, -1.0], [20.0, np.nan]]))
+    metrics.commit()
+    data = path.read_bytes()
+    metrics.close()
+    return data if live else path.read_bytes()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_changed_byte_of_a_row_is_damage(tmp_path: Path, live: bool) -> None:
+    path = tmp_path / "metrics.h5"
+    data = image(path, live=live)
+    place = data.index(rows(77, 77).tobytes())
+    for at in range(place, place + 32):  # three numbers and the check
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(FileFormatError, match=r"1 of 120 rows of 'train' are not what was written"):
+            log.read(path, patience=0.0)
+    zeroed = data[:place] + bytes(96) + data[place + 96 :]
+    nan = data[: place + 43 * 32] + np.full(8, np.nan).tobytes()[:32] + data[place + 44 * 32 :]
+    swapped = data[:place] + data[place + 32 : place + 64] + data[place : place + 32] + data[place + 64 :]
+    for damaged, count in ((zeroed, 3), (swapped, 2), *([] if live else [(nan, 1)])):
+        path.write_bytes(damaged)
+        found = log.find(path)
+        assert f"{count} of 120 rows" in found.damage
+        assert len(found.tables["train"][1]) == 120 - count
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_damage_is_told_without_waiting(tmp_path: Path, live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libhdf5 would read each damaged block a hundred times, with longer and longer waits between."""
+    path = tmp_path / "metrics.h5"
+    data = image(path, live=live)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    for at in (9, 20, 30, 46, 60, 150, 300, 600):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        try:
+            found = log.read(path, patience=0.0)
+        except FileFormatError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert found["train"][1].tobytes() == rows(1, 120).tobytes()
+    assert sum(slept) <= 8 * 0.02 * log._MIN_ATTEMPTS
+    assert not (slept and not live)
+
+
+def test_renamed_columns_and_another_run_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.h5"
+    data = image(path, live=False)
+    assert log.read(path, run="abc")["train"][0] == TRAIN
+    with pytest.raises(FileFormatError, match="the log of another run"):
+        log.read_safely(path, run="abd")
+    with pytest.raises(FileFormatError, match="has lost rows: 120 of 121 of 'train'"):
+        log.read_safely(path, run="abc", rows={"train": 121})
+    with h5py.File(path, "r+") as file:
+        file["train"].attrs["columns"] = np.array([b"step", b"kl", b"bound", b"check"])
+    with pytest.raises(FileFormatError, match="120 of 120 rows of 'train'"):
+        log.read(path)
+    path.write_bytes(data)
+    with h5py.File(path, "r+") as file:
+        file.attrs["run"] = np.bytes_("abd")
+    with pytest.raises(FileFormatError, match="another run"):
+        log.read(path, run="abc")
+    with pytest.raises(FileFormatError, match="are not what was written"):
+        log.read(path)
+
+
+def test_a_log_of_version_1_is_read_and_renewed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs["format"], file.attrs["version"] = np.bytes_("aevb-metrics"), np.int64(1)
+        file.create_dataset("train", data=rows(1, 9), maxshape=(None, 3), chunks=(16, 3), fillvalue=np.nan)
+        file["train"].attrs["columns"] = np.array([name.encode() for name in TRAIN])
+    for found in (log.read(path, run="abc"), log.read_safely(path, run="abc")):
+        assert found["train"][0] == TRAIN
+        assert found["train"][1].tobytes() == rows(1, 9).tobytes()
+    with pytest.raises(FileFormatError, match="older version"):
+        MetricsLog(path)
+    with MetricsLog.resume(path, 7, run="abc") as metrics:
+        metrics.append("train", rows(8, 8))
+    assert log.read(path, run="abc")["train"][1].tobytes() == rows(1, 8).tobytes()
+
+
+def test_resume_keeps_a_damaged_log_and_its_sound_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.h5"
+    data = image(path, live=True)
+    tail = {"train": (TRAIN, rows(101, 120))}
+    for number, step in ((1, 77), (2, 110)):
+        place = data.index(rows(step, step).tobytes())
+        damaged = data[:place] + bytes(8) + data[place + 8 :]
+        path.write_bytes(damaged)
+        with MetricsLog.resume(path, 120, tail, run="abc") as metrics:
+            said = metrics.warnings
+        assert said[0].startswith("metrics rebuilt from the checkpoint: ")
+        assert said[1] == f"the damaged file is kept as {tmp_path / f'metrics.damaged-{number}.h5'}"
+        lost = ["1 rows of 'train' are lost"] if step == 77 else ["1 rows of 'train' restored from the checkpoint"]
+        assert said[2:] == lost
+        assert (tmp_path / f"metrics.damaged-{number}.h5").read_bytes() == damaged
+        kept = [s for s in range(1, 121) if s != 77 or step != 77]
+        assert log.read(path)["train"][1][:, 0].tolist() == kept
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("error", [StorageError("no memory"), OSError(5, "x")])
+def test_a_log_that_cannot_be_read_now_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "metrics.h5"
+    data = image(path, live=True)
+    path.write_bytes(data)
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(log.inspect, "read_metrics", fail)
+    with pytest.raises(type(error)):
+        MetricsLog.resume(path, 120, {"train": (TRAIN, rows(101, 120))}, run="abc")
+    assert path.read_bytes() == data
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.h5"]
+
+
+def test_a_mark_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.h5"
+    assert not log.is_open(path)
+    path.write_bytes(image(tmp_path / "other.h5", live=True))
+    assert log.is_open(path)
+    with pytest.raises(OSError, match="open for write"):
+        h5py.File(path, "r")
+    MetricsLog.resume(path, 120).close()
+    assert not log.is_open(path)
+    with h5py.File(path, "r") as file:
+        assert file["train"].shape == (120, 4)
+    path.write_bytes(b"\x89HDF\r\n\x1a\n\x03")
+    assert not log.is_open(path)

@@ -402,5 +402,19 @@ def test_the_diverged_step_is_found(path: str, gpu: str) -> None:
     assert_same_bits(state(reference), state(s))
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_a_state_that_is_not_finite_is_found_on_the_device(path: str, gpu: str) -> None:
+    """A gradient whose square is beyond float32 leaves parameters and bound finite; the CPU finds the same step."""
+    said = []
+    for where in (path, None):
+        s = session(where, dataset="simulated-normal", standardize="never", lr=1e-6)
+        s.trainer.data.data.array[17] = 1e12
+        with pytest.raises(Diverged, match=r"the optimizer's 'second' of \S+ .* is not finite") as found:
+            s.trainer.advance(40)
+        assert all(np.isfinite(array).all() for array in state(s).values())
+        said.append((found.value.step, s.trainer.step))
+    assert said[0] == said[1]
+
+
 def test_a_plan_is_eager_unless_told() -> None:
     assert Plan() == Plan("eager", "fp32", "")

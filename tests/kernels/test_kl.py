@@ -11,7 +11,7 @@ from aevb_engine.testing import central_difference
 
 def _kl(mu: np.ndarray, logvar: np.ndarray) -> np.ndarray:
     out = np.full(len(mu), np.nan, mu.dtype)
-    kl(np, mu, logvar, np.exp(logvar / 2), np.full_like(mu, np.nan), out)
+    kl(np, mu, logvar, np.full_like(mu, np.nan), out)
     return out
 
 
@@ -42,8 +42,29 @@ def test_never_negative() -> None:
     mu, logvar = (rng.standard_normal((20000, 3)) * s for s in (2, 4))
     assert _kl(mu, logvar).min() > 0
     assert _kl(np.zeros((1, 5)), np.zeros((1, 5))) == 0
-    near = rng.standard_normal((2, 20000, 1)) * 1e-4  # where 1/2 (sigma^2 - 1 - logvar) cancels: within its rounding
-    assert _kl(near[0], near[1]).min() > -1e-15
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
+def test_near_the_prior(size: float, dtype: type) -> None:
+    """Where 1/2 (sigma^2 - 1 - logvar) of sigma itself cancels: never below zero, and exact to rounding of logvar."""
+    rng = np.random.default_rng(8)
+    mu, logvar = (size * rng.standard_normal((2, 20000, 1))).astype(dtype)
+    for means in (mu, np.zeros_like(mu)):
+        found = _kl(means, logvar)
+        assert found.min() >= 0
+        m, v = means[:, 0].astype(np.float64), logvar[:, 0].astype(np.float64)
+        exact = 0.5 * (m**2 + v**2 * (1 / 2 + v / 6 + v**2 / 24 + v**3 / 120))  # the series of e^v - 1 - v
+        np.testing.assert_allclose(found, exact, rtol=1e-6, atol=4 * np.finfo(dtype).eps * size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_not_finite_stays(dtype: type) -> None:
+    with np.errstate(all="ignore"):
+        found = _kl(np.zeros((4, 1), dtype), np.array([[np.nan], [-np.inf], [1000], [np.inf]], dtype))
+    assert np.isnan(found[0])
+    assert (found[1:3] == np.inf).all()
+    assert not np.isfinite(found[3])
 
 
 def test_backward_adds_to_what_is_there() -> None:

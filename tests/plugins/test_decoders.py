@@ -115,6 +115,22 @@ def test_gaussian_floor_is_a_softplus(floor: float) -> None:
     assert (out >= floor - 1e-12).all()
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 3e-6)])
+@pytest.mark.parametrize("variance", ["affine", "per_dim"])
+def test_gaussian_gradient_below_the_floor(variance: Any, dtype: type, tolerance: float) -> None:
+    """1/2 ((x - mean)^2 / e^logvar - 1) sigmoid(raw - floor), which falls without end and never to zero."""
+    likelihood, floor = Gaussian(mean="linear", variance=variance), -7.0
+    raw = np.concatenate([np.arange(-40.0, -4.0), [0.0, 10.0, 30.0]])
+    x = np.full((1, 1, raw.size), 0.5, dtype)
+    dheads = [np.full((1, 1, raw.size), np.nan, dtype) for _ in range(2)]
+    scratch = [np.full((1, 1, raw.size), np.nan, dtype) for _ in range(4)]
+    likelihood.log_prob_backward(np, x, np.zeros_like(x), raw.astype(dtype)[None, None], dheads=dheads, scratch=scratch)
+    logvar = [floor + max(0, v - floor) + math.log1p(math.exp(-abs(v - floor))) for v in raw]
+    slope = [math.exp(v - floor) / (1 + math.exp(v - floor)) for v in raw]
+    exact = [0.5 * (0.25 * math.exp(-v) - 1) * s for v, s in zip(logvar, slope, strict=True)]
+    np.testing.assert_allclose(dheads[1][0, 0], exact, rtol=tolerance)
+
+
 def test_gaussian_without_a_floor_and_with_another_unit() -> None:
     raw = np.linspace(-20, 20, 41)
     np.testing.assert_allclose(_logvar(Gaussian(min_logvar=None), raw), raw, atol=1e-12)

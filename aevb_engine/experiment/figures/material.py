@@ -56,7 +56,7 @@ class Material:
 
     @property
     def model(self) -> Model:
-        """The model as training left it."""
+        """The model with the parameters that stand for the run."""
         return self.session.model
 
     @property
@@ -68,6 +68,9 @@ class Material:
         bound = self.result.get("test_bound")
         if isinstance(bound, float) and np.isfinite(bound):
             parts.append(f"test bound {number(bound)} nats a data point")
+        which = self.result.get("checkpoint") or {}
+        if which.get("which") == "best":
+            parts.append(f"best step {which['step']:,}")
         return "  ·  ".join(parts)
 
     @property

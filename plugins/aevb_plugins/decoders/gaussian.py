@@ -55,8 +55,8 @@ class Gaussian(Likelihood):
 
     @property
     def any_unit(self) -> bool:
-        """Not where sigmoid means are asked for."""
-        return self.mean_form != "sigmoid"
+        """Not where means are sigmoids, asked for or settled by the data."""
+        return not self.sigmoid
 
     def _choose(self, *, sigmoid: bool) -> None:
         self.sigmoid = sigmoid
@@ -122,12 +122,12 @@ class Gaussian(Likelihood):
             xp.multiply(work, mean, out=work)
             xp.multiply(dmean, work, out=dmean)
             xp.add(dmean, dmean, out=dmean)
-        if self.floor is not None:  # d logvar / d raw = sigmoid(raw - floor) = 1 - e^(floor - logvar)
+        if self.floor is not None:  # d logvar / d raw = sigmoid(raw - floor); of logvar it would cancel near the floor
             slope = work[: logvar.shape[0], : logvar.shape[1]]
-            xp.subtract(number(self.floor), logvar, out=slope)
+            xp.subtract(number(self.floor), heads[1], out=slope)
             xp.exp(slope, out=slope)
-            xp.subtract(number(1), slope, out=slope)
-            xp.multiply(dlogvar, slope, out=dlogvar)
+            xp.add(slope, number(1), out=slope)
+            xp.divide(dlogvar, slope, out=dlogvar)
 
     def mean(self, xp: Any, *heads: Any, mean: Any) -> None:
         if self.sigmoid:
