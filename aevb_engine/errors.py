@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 300  # characters of a name or a path in a message
 
 
 class AevbError(Exception):
@@ -16,8 +19,8 @@ class AevbError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "", *, python: str | None = None) -> None:
-        super().__init__(message)
-        self.python = python
+        super().__init__(readable(message))
+        self.python = None if python is None else readable(python)
 
 
 class TrainingError(AevbError):
@@ -57,9 +60,13 @@ class StorageError(AevbError):
 
 
 class Stopped(AevbError):
-    """Stopped on request; the run can be resumed."""
+    """Stopped on request; the run can be resumed. Its message ends with the command, which stays whole."""
 
     exit_code = 75
+
+    def __init__(self, message: str = "", *, python: str | None = None) -> None:
+        super().__init__(message, python=python)
+        self.args = (printable(message),)
 
 
 class ResultWarning(UserWarning):
@@ -73,3 +80,24 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(names)}" if names else "none is known"
+
+
+def printable(text: str) -> str:
+    r"""The text in one line that a terminal shows as it stands: what moves the cursor, breaks the line or turns the
+    direction of writing is escaped as in Python (``\n``, ``\x1b``, ``\u202e``)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shortened(text: str) -> str:
+    """A name as it is, or without its middle where it is longer than LONGEST."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:180]}...({len(text) - 240:,} more)...{text[-60:]}"
+
+
+def readable(text: str) -> str:
+    """A message in one printable line, each name in it of acceptable length."""
+    line = printable(text)
+    return line if len(line) <= LONGEST else re.sub(r"\S+", lambda word: shortened(word.group()), line)

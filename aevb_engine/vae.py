@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from aevb_engine import blame, registry
 from aevb_engine.backend.choose import choose
+from aevb_engine.backend.cores import crowded
 from aevb_engine.data.dataset import DataRequest, Dataset
 from aevb_engine.data.given import Given
 from aevb_engine.data.load import load as load_data
@@ -206,7 +207,8 @@ class VAE:
             per_epoch = self._objective.updates * len(dataset.train) / config.batch_size
             count = length(config, epochs, steps, per_epoch, until_converged=held.until_converged)
             trainer = self._train_on(dataset, config, count)
-            for line in (*self._facts.warnings, *trainer.warnings):
+            many = crowded(config.threads) if model.backend.name == "cpu" else []
+            for line in (*self._facts.warnings, *trainer.warnings, *many):
                 warn(line)
             evaluator = None
             if judged_by is None or held.judge is None:

@@ -6,6 +6,25 @@ import os
 import sys
 from pathlib import Path
 
+TIMES_CORES, LEAST_WORKERS = 4, 8
+
+
+def most_workers() -> int:
+    """Workers beyond which more only wait for a core: some times the cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(LEAST_WORKERS, TIMES_CORES * allowed)
+
+
+def crowded(threads: int | None) -> list[str]:
+    """What there is to say of more threads than workers: one line, or none."""
+    most = most_workers()
+    if threads is None or threads <= most:
+        return []
+    return [
+        f"--threads {threads}: {most} workers do the shares of {threads}, as there are so few cores; the result is "
+        f"that of {threads} threads to the bit, but fewer would be quicker"
+    ]
+
 
 def physical_cores() -> int:
     """Physical cores this process may use, whole ones of what its control group is granted."""

@@ -26,7 +26,7 @@ from aevb_engine.backend import crew
 from aevb_engine.backend.base import Call, Phases, Plan, Replay
 from aevb_engine.backend.blas import one_thread
 from aevb_engine.backend.choice import Choice, Way, wanted
-from aevb_engine.backend.cores import physical_cores
+from aevb_engine.backend.cores import most_workers, physical_cores
 from aevb_engine.backend.products import bind
 from aevb_engine.backend.shared import is_shared, shared_zeros
 from aevb_engine.errors import BackendError
@@ -38,7 +38,8 @@ BUFFER = 496
 
 
 class NumpyBackend:
-    """NumPy on the CPU with ``threads`` workers (the caller is the first)."""
+    """NumPy on the CPU with ``threads`` workers (the caller is the first), or as many as the cores can use: then a
+    worker does the shares of several."""
 
     name = "cpu"
     xp: Any = np
@@ -94,10 +95,14 @@ class NumpyBackend:
         return platform.processor() or platform.machine()
 
     def run(self, phases: Phases, times: int) -> None:
+        phases = gathered(phases, most_workers())
         self._settle()
         with self._lock, self.one_thread():
             while len(self._workers) < max(map(len, phases)) - 1:
-                self._workers.append(_Worker())
+                try:
+                    self._workers.append(_Worker())
+                except RuntimeError:  # the system starts no more threads: those there are do all the shares
+                    phases = gathered(phases, len(self._workers) + 1)
             try:
                 for _ in range(times):
                     for shares in phases:
@@ -115,6 +120,7 @@ class NumpyBackend:
                 raise
 
     def repeat(self, phases: Phases, operations: Sequence[Operation]) -> Callable[[int], None]:
+        phases = gathered(phases, most_workers())
         threads = partial(self.run, phases)
         if max(map(len, phases)) == 1:
             return threads
@@ -149,6 +155,19 @@ class NumpyBackend:
             self._process = os.getpid()
             self._lock = threading.Lock()
             self._workers.clear()
+
+
+def gathered(phases: Phases, most: int) -> Phases:
+    """The phases with at most so many shares: where there are more, each of the new ones is some of the old ones.
+
+    The calls are the same, and so are the bits: shares of a phase do not depend on each other.
+    """
+    if max(map(len, phases)) <= most:
+        return phases
+    return [
+        shares if len(shares) <= most else [[call for share in shares[i::most] for call in share] for i in range(most)]
+        for shares in phases
+    ]
 
 
 def _quiet() -> None:

@@ -7,9 +7,12 @@ import math
 import mmap
 import os
 import signal
+import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,9 +53,13 @@ def is_shared(array: Any) -> bool:
 
 
 def fork_worker(work: Callable[[], None]) -> int:
-    """Fork a process that does ``work`` on the shared arrays and ends, deaf to the terminal's signals; its number."""
+    """Fork a process that does ``work`` on the shared arrays and ends, deaf to the terminal's signals; its number.
+
+    Where the main thread forks it, the system ends it together with this process, however that ends.
+    """
     global _own
     _own = True
+    owner, follows = os.getpid(), _follows()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # or one could lead the child into the caller's code
     try:
         with warnings.catch_warnings():
@@ -62,6 +69,9 @@ def fork_worker(work: Callable[[], None]) -> int:
             number = os.fork()
         if not number:
             try:
+                follows()
+                if os.getppid() != owner:  # it ended before that
+                    os._exit(0)
                 for each in SIGNALS:
                     signal.signal(each, signal.SIG_IGN)
                 signal.set_wakeup_fd(-1)
@@ -73,6 +83,17 @@ def fork_worker(work: Callable[[], None]) -> int:
         _own = False
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return number
+
+
+def _follows() -> Callable[[], object]:
+    """What a child calls to be killed when its parent ends; nothing off Linux.
+
+    Nor in other threads: the system goes by the thread that forked, which may end while the process goes on. Workers
+    of those look for themselves, every tenth of a second, whether their parent is there.
+    """
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    return partial(ctypes.CDLL(None).prctl, 1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _separate() -> None:

@@ -7,6 +7,7 @@ the user's own folders are never changed; a damaged one in the cache is replaced
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -52,6 +53,16 @@ class RemoteFile:
     def places(self, base: Path) -> list[Path]:
         """Where it may lie in a folder of data files: each name in the subfolder, in ``base`` itself, in the others."""
         return [base / sub / name for sub in (self.folder, "", *self.others) for name in self.names]
+
+    def found(self, base: Path) -> Iterator[Path]:
+        """Those of the places where a file is; DataError where the folder cannot be looked into."""
+        for path in self.places(base):
+            try:
+                if path.is_file():
+                    yield path
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:  # no file has such a name
+                    raise DataError(f"{base} cannot be looked into ({error.strerror or error}); allow it") from error
 
 
 @dataclass(frozen=True)
@@ -103,8 +114,8 @@ def search_folders(data_dir: Path | None, asked: str = "--data-dir") -> list[Fol
     """
     folders = []
     variable = os.environ.get(VARIABLE)
-    named = Path(variable).expanduser() if variable else None
-    given = Path(data_dir).expanduser() if data_dir is not None else None
+    named = at_home(variable, VARIABLE) if variable else None
+    given = at_home(data_dir, asked) if data_dir is not None else None
     if given is not None and (named is None or given.absolute() != named.absolute()):
         folders.append(Folder(_there(given, asked)))
         if named is not None:
@@ -118,6 +129,14 @@ def search_folders(data_dir: Path | None, asked: str = "--data-dir") -> list[Fol
         if not folders:
             raise DataError(f"no home folder for a cache of data files; give a folder with {asked}") from None
     return folders
+
+
+def at_home(path: str | Path, asked: str) -> Path:
+    """The path with ``~`` and ``~user`` written out; DataError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"{asked}: {path} names no home folder; write the path out") from None
 
 
 def _there(path: Path, asked: str) -> Path:
@@ -165,10 +184,9 @@ def store(path: Path, data: bytes) -> None:
                 part.unlink()
             raise
         _sync_folder(path.parent)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}; free space or give another --data-dir"
-        ) from error
+    except (OSError, RecursionError) as error:  # the folders above are made one within the other
+        why = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path} cannot be written: {why}; free space or give another --data-dir") from error
 
 
 def _sync_folder(path: Path) -> None:
@@ -184,9 +202,8 @@ def _sync_folder(path: Path) -> None:
 
 def _candidates(file: RemoteFile, folders: list[Folder]) -> Iterator[tuple[Folder, Path]]:
     for folder in folders:
-        for path in file.places(folder.path):
-            if path.is_file():
-                yield folder, path
+        for path in file.found(folder.path):
+            yield folder, path
 
 
 def _read(file: RemoteFile, path: Path) -> bytes:

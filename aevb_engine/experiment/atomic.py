@@ -11,10 +11,10 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aevb_engine.errors import StorageError
+from aevb_engine.errors import StorageError, printable, shortened
 
 _PREFIX, _SUFFIX = ".aevb-", ".tmp"
 _UNSUPPORTED = {
@@ -29,14 +29,23 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """The path as one printable line."""
-    return "".join(c if c.isprintable() else "?" for c in os.fspath(path))
+    """The path as a printable part of a line, without its middle where it is very long."""
+    return shortened(printable(os.fspath(path)))
 
 
 def quoted(path: str | os.PathLike[str]) -> str:
-    """The same as an argument of a command that can be typed."""
-    line = shown(path)
-    return shlex.quote(f"./{line}" if line.startswith("-") else line)
+    """The whole path as an argument of a command that can be typed; what is not printable as bash and zsh read it."""
+    line = os.fspath(path)
+    line = f"./{line}" if line.startswith("-") else line
+    if line.isprintable():
+        return shlex.quote(line)
+    return f"$'{''.join(map(_escaped, line))}'"
+
+
+def _escaped(c: str) -> str:
+    if c in "\\'":
+        return f"\\{c}"
+    return c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogateescape"))
 
 
 def storage_error(action: str, path: str | os.PathLike[str], code: int | None, detail: str = "") -> StorageError:
@@ -94,6 +103,33 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """`write_bytes` of the text in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Makes a folder and those above it, however many; returns the new ones, deepest first.
+
+    OSError where one cannot be made; then none is left.
+    """
+    missing = []
+    for folder in (path, *path.parents):
+        if folder.exists():
+            break
+        missing.append(folder)
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+        path.mkdir(exist_ok=True)  # FileExistsError where it is a file
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those that are empty; never fails."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

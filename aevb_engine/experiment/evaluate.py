@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
+from aevb_engine.backend.cores import crowded
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.errors import FileFormatError, UsageError
 from aevb_engine.evaluation.report import evaluate
@@ -70,7 +71,7 @@ def open_run(
             f"the data set '{config.dataset}' has other content than when the run began; restore it to evaluate the run"
         )
     load_parameters(session, found.checkpoint, str(folder.path))
-    return Opened(folder, session, found.which, found.checkpoint.step, found.warnings)
+    return Opened(folder, session, found.which, found.checkpoint.step, [*found.warnings, *crowded(threads)])
 
 
 def load_parameters(session: Session, checkpoint: Checkpoint, where: str) -> None:

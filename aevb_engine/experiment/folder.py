@@ -33,6 +33,8 @@ FORMAT, VERSION = "aevb-run", 1
 ROOT = Path("runs")
 HEARTBEAT_SECONDS = 5.0
 _MAX_RECORD_BYTES = 16 << 20
+_HEAD = 1024  # bytes of a record that hold when it was made
+_CREATED = re.compile(rb'"created": "(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d+)?\+00:00"')
 _RUN_NAME = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}")
 
 
@@ -70,6 +72,8 @@ class RunFolder:
     def check_free(path: Path) -> None:
         """UsageError when `path` exists and is not an empty folder: known before any data are loaded."""
         with atomic.storage_errors("create", path), _bad_paths(path):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(path)  # tells what no system call accepts; what `exists` says of that depends on the Python
             if path.exists() or path.is_symlink():
                 if not path.is_dir():
                     raise UsageError(f"{shown(path)} exists and is not a folder; choose another output")
@@ -112,15 +116,14 @@ class RunFolder:
             path = Path(output)
         cls.check_free(path)
         with atomic.storage_errors("create", path), _bad_paths(path):
-            missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-            path.mkdir(parents=True, exist_ok=True)
+            missing = atomic.make_folder(path)
         folder = cls(path)
         try:
             folder.checkpoints.mkdir()  # which one process of several can
         except FileExistsError:
             raise UsageError(f"{shown(path)} has just been taken by another run; choose another folder") from None
         except OSError as error:
-            _remove(missing)
+            atomic.remove_empty(missing)
             raise atomic.storage_error("create", path, error.errno, str(error)) from error
         try:
             first = {"name": name, "id": secrets.token_hex(8), "created": now.isoformat(), "status": "created"}
@@ -132,7 +135,7 @@ class RunFolder:
         except BaseException:
             with contextlib.suppress(OSError):
                 folder.record_path.unlink()
-            _remove([folder.figures, folder.checkpoints, *missing])
+            atomic.remove_empty([folder.figures, folder.checkpoints, *missing])
             raise
         return folder
 
@@ -166,10 +169,11 @@ class RunFolder:
 
     @classmethod
     def _latest(cls, root: Path) -> RunFolder:
-        runs = [run for run in list_runs(root) if run.record is not None]
-        if not runs:
-            raise UsageError(f"there is no run in {shown(root)}; start one with `aevb-engine run`")
-        return cls(runs[-1].path)
+        for paths in reversed(_by_second(Path(root)).values()):
+            sound = [run for run in map(_info, paths) if run.record is not None]
+            if sound:
+                return cls(max(sound, key=_age).path)
+        raise UsageError(f"there is no run in {shown(root)}; start one with `aevb-engine run`")
 
     @property
     def record_path(self) -> Path:
@@ -297,13 +301,6 @@ def _text(record: Any) -> bytes:
     return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _remove(folders: list[Path]) -> None:
-    """Those that are empty."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
 def is_locked(path: Path) -> bool:
     """Whether a process holds the run folder now; False where that cannot be known."""
     try:
@@ -318,25 +315,50 @@ def is_locked(path: Path) -> bool:
 
 def list_runs(root: Path = ROOT) -> list[RunInfo]:
     """Every run below `root`, oldest first; a broken one is listed with its error. An absent root has none."""
-    base = Path(root)
+    found = _by_second(Path(root))
+    return sorted((_info(path) for paths in found.values() for path in paths), key=_age)
+
+
+def _by_second(base: Path) -> dict[str, list[Path]]:
+    """The runs of a folder by the second of their creation, in order: by their names, or the heads of their records."""
     try:
-        entries = sorted(base.iterdir())
+        with os.scandir(base) as listing:
+            entries = sorted(entry.name for entry in listing)
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return {}
     except OSError as error:
         raise atomic.storage_error("list", base, error.errno, str(error)) from error
-    runs = []
-    for entry in entries:
-        try:
-            if entry.is_dir() and (_RUN_NAME.fullmatch(entry.name) or (entry / "run.json").exists()):
-                folder = RunFolder(entry)
-                record = folder.read_record(changed=True)
-                runs.append(RunInfo(entry, record, folder.altered(record) or None))
-        except AevbError as error:
-            runs.append(RunInfo(entry, None, str(error)))
-        except OSError as error:
-            runs.append(RunInfo(entry, None, f"cannot read {shown(entry)}: {error.strerror}"))
-    return sorted(runs, key=_age)
+    found: dict[str, list[Path]] = {}
+    for name in entries:
+        path = base / name
+        second = name[:15] if _RUN_NAME.fullmatch(name) and os.path.isdir(path) else _second(path)  # noqa: PTH112
+        if second is not None:
+            found.setdefault(second, []).append(path)
+    return dict(sorted(found.items()))
+
+
+def _second(path: Path) -> str | None:
+    """When the run of that folder was made, without reading all of its record; None where there is none."""
+    record = path / "run.json"
+    if not os.path.exists(record):  # noqa: PTH110 # which never raises
+        return None
+    if record.is_file():
+        with contextlib.suppress(OSError), record.open("rb") as file:
+            if made := _CREATED.search(file.read(_HEAD)):
+                return "{}{}{}T{}{}{}".format(*(part.decode() for part in made.groups()))
+    return _age(_info(path))[0][:15]
+
+
+def _info(path: Path) -> RunInfo:
+    """A run with its record, or with the reason why that cannot be read."""
+    folder = RunFolder(path)
+    try:
+        record = folder.read_record(changed=True)
+        return RunInfo(path, record, folder.altered(record) or None)
+    except AevbError as error:
+        return RunInfo(path, None, str(error))
+    except OSError as error:
+        return RunInfo(path, None, f"cannot read {shown(path)}: {error.strerror}")
 
 
 def _age(run: RunInfo) -> tuple[str, str]:
@@ -367,11 +389,11 @@ def _slug(name: str) -> str:
 
 
 def _near(wanted: str, root: Path) -> str:
-    names = [run.path.name for run in list_runs(root)]
+    names = [path.name for paths in _by_second(Path(root)).values() for path in paths]
     if not names:
         return f"{shown(root)} holds none"
     near = difflib.get_close_matches(Path(wanted).name, names, n=3, cutoff=0.5) or names[-3:][::-1]
-    return f"did you mean {' or '.join(repr(name) for name in near)}, or 'latest'?"
+    return f"did you mean {' or '.join(map(repr, map(shown, near)))}, or 'latest'?"
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine import objectives as learners
+from aevb_engine.backend.cores import crowded
 from aevb_engine.errors import TrainingError, UsageError
 from aevb_engine.evaluation.ais import AisEstimate, AnnealedImportanceSampler
 from aevb_engine.evaluation.estimate import standard_error
 from aevb_engine.evaluation.methods import METHODS
-from aevb_engine.experiment import atomic
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.evaluate import Progress, Split, rows_of
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.session import Session, prepare, subset, without_length
+from aevb_engine.experiment.study import add_figure, keep
 from aevb_engine.objectives.mcem import Mcem
 from aevb_engine.training.step import resident
 from aevb_engine.training.trainer import Diverged
@@ -105,9 +105,8 @@ def learners_study(
     study.keep()
     if output is not None and figure:
         from aevb_engine.experiment.figures.learners import learners as draw
-        from aevb_engine.experiment.figures.style import png
 
-        study.record["figure"] = str(png(draw(study.record), output / "learners.png"))
+        add_figure(study.record, lambda: draw(study.record), output / "learners.png")
         study.keep()
     return study.record
 
@@ -126,6 +125,7 @@ class _Study:
             "status": "running",
             "output": None if output is None else str(output),
             "figure": None,
+            "warnings": crowded(config.threads),
             **{name: getattr(config, name) for name in ("dataset", "latent_dim", "activation", "initial")},
             "hidden": list(config.hidden),
             **{name: getattr(config, name) for name in ("optimizer", "batch_size", "samples", "weight_decay", "seed")},
@@ -155,9 +155,7 @@ class _Study:
         self.record["seconds"] = round(time.perf_counter() - self.began, 3)
         if self.output is None or not any(curve["evaluations"] for curve in self.record["curves"]):
             return
-        with atomic.storage_errors("create", self.output):
-            self.output.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(self.output / "learners.json", json.dumps(self.record, indent=2, allow_nan=False) + "\n")
+        keep(self.record, self.output / "learners.json")
 
     def _learner(self, name: str, rows: int | None) -> None:
         options = dict(self.plan.options.get(name, {}))

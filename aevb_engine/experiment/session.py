@@ -15,6 +15,7 @@ from aevb_engine import registry
 from aevb_engine.backend import crew
 from aevb_engine.backend.base import Backend, Plan
 from aevb_engine.backend.choose import choose
+from aevb_engine.backend.cores import crowded
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
 from aevb_engine.data.facts import sound
@@ -139,6 +140,8 @@ def prepare(
     likelihood = facts.adapt(likelihood)
     warnings += facts.warnings
     backend, reason = choose(config.backend, config.threads)
+    if backend.name == "cpu":
+        said += crowded(config.threads)
     architecture = Architecture(dataset.dim, config.latent_dim, config.hidden, config.activation, config.dtype)
     model = Model(architecture, likelihood, backend)
     plan = Plan()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aevb_engine.errors import UsageError
+from aevb_engine.backend.cores import crowded
+from aevb_engine.errors import StorageError, UsageError
 from aevb_engine.evaluation import variance
 from aevb_engine.experiment import atomic
 from aevb_engine.experiment.config import RunConfig
@@ -74,6 +75,7 @@ def variance_study(
         "study": "variance",
         "output": None if output is None else str(output),
         "figure": None,
+        "warnings": crowded(config.threads),
         "dataset": config.dataset,
         "rows": len(rows),
         "decoder": config.decoder,
@@ -86,14 +88,35 @@ def variance_study(
         "cells": [cell.as_dict() for cell in cells],
     }
     if output is not None:
-        with atomic.storage_errors("create", output):
-            output.mkdir(parents=True, exist_ok=True)
+        keep(record, output / "variance.json")  # whatever becomes of the figure
         if figure:
-            from aevb_engine.experiment.figures.style import png
             from aevb_engine.experiment.figures.variance import variance as draw
 
             trained = f"after {steps:,} training steps" if steps else "at the initial parameters"
             subtitle = f"{config.dataset}, {config.decoder} decoder, {config.latent_dim} latent dimensions, {trained}"
-            record["figure"] = str(png(draw(cells, subtitle), output / "variance.png"))
-        atomic.write_text(output / "variance.json", json.dumps(record, indent=2, allow_nan=False) + "\n")
+            add_figure(record, lambda: draw(cells, subtitle), output / "variance.png")
+            keep(record, output / "variance.json")
     return record
+
+
+def keep(record: Mapping[str, Any], path: Path) -> None:
+    """The record of a study as JSON, whole or not at all, nor its folder then; StorageError."""
+    with atomic.storage_errors("create", path.parent):
+        made = atomic.make_folder(path.parent)
+    try:
+        atomic.write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    except StorageError:
+        atomic.remove_empty(made)
+        raise
+
+
+def add_figure(record: dict[str, Any], make: Callable[[], Any], path: Path) -> None:
+    """Draw the figure of a study and name it in the record; one that fails is a line among its warnings."""
+    from aevb_engine.experiment.figures.style import drawn
+
+    try:
+        record["figure"] = str(drawn(make, path))
+    except StorageError:
+        raise
+    except Exception as error:
+        record["warnings"].append(f"{path.name} could not be drawn ({type(error).__name__}: {error})")

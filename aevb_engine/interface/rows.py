@@ -52,7 +52,7 @@ def as_array(x: Any, what: str) -> Array:
     except DataError:
         raise
     except Exception as error:  # of a foreign object's own conversion, too
-        problem = "rows of different lengths" if "inhomogeneous" in str(error) else str(error)
+        problem = "rows of different lengths" if "inhomogeneous" in str(error) else " ".join(str(error).split())
         raise DataError(f"{what}: {type(x).__name__} that is no array: {problem}") from error
     if found.ndim == 0 and found.dtype.kind not in "fiub":
         raise DataError(f"{what}: {type(x).__name__}; rows (N, D) of numbers are needed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,9 +16,10 @@ import click
 
 from aevb_cli.text import columns, wrap
 from aevb_engine.blame import blamed
-from aevb_engine.errors import AevbError, BackendError, Stopped
+from aevb_engine.errors import AevbError, BackendError, Stopped, printable, readable
 
-INTERNAL, STORAGE, INTERRUPTED = 70, 74, 130
+INTERNAL, STORAGE = 70, 74
+PLACES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EMFILE, errno.ENFILE)  # no fault of the program's
 debug = False  # --debug of the command under way; tracebacks are shown only then
 
 
@@ -27,6 +29,14 @@ class Interrupted(AevbError):
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal that ends a command where it stands; nothing that handles errors handles it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Ended(Exception):
@@ -53,11 +63,13 @@ def guarded(action: Callable[[], Any]) -> int:
     except click.ClickException as error:
         return _fail(_usage_line(error), error.exit_code)
     except Stopped as error:
-        return _fail(str(error), error.exit_code, prefix="")
+        tell(str(error))
+        return error.exit_code
     except AevbError as error:
         return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        number = getattr(error.__cause__ or error, "number", signal.SIGINT)  # click aborts because of it
+        return _fail("interrupted", 128 + number)
     except MemoryError as error:
         detail = f" ({error})" if str(error) else ""
         return _fail(f"not enough memory{detail}; use a smaller model, batch or data set", 1)
@@ -71,6 +83,10 @@ def guarded(action: Callable[[], Any]) -> int:
         if isinstance(error, PermissionError):
             where = f" for {error.filename}" if error.filename else ""
             return _fail(f"no permission{where}; allow it, or choose another place", STORAGE)
+        if error.filename is not None and error.errno in PLACES:
+            return _fail(f"cannot use {error.filename}: {error.strerror}; choose another place", STORAGE)
+        if isinstance(error, FileNotFoundError) and not _here():
+            return _fail("the folder that this was started in is gone; change to another one", STORAGE)
         return _internal(error)
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("aevb_engine", "aevb_cli", "aevb_plugins"):
@@ -81,10 +97,18 @@ def guarded(action: Callable[[], Any]) -> int:
         return _internal(error)
 
 
+def _here() -> bool:
+    """Whether there is still a working folder."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return False
+    return True
+
+
 def one_line(text: str) -> str:
-    """Text in one line without control characters: names that users give may hold anything."""
-    flat = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in flat)
+    """Text in one line, control characters escaped and very long names shortened: names may hold anything."""
+    return readable(" ".join(text.split()))
 
 
 def warn(line: str) -> None:
@@ -104,22 +128,30 @@ def show_warning(
     warn(f"{message}" + (f" ({category.__name__}, {filename}:{lineno})" if debug else ""))
 
 
+def unraisable(dropped: Any) -> None:
+    """What Python says of an exception that it had to drop, in one line; nothing of a signal, which comes again."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        warn(f"ignored: {type(dropped.exc_value).__name__}: {dropped.exc_value}")
+    if debug:
+        sys.__unraisablehook__(dropped)
+
+
 def tell(line: str) -> None:
     """A line on stderr, wrapped on a terminal, where it can be written: a reader that has gone does not end a run."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(wrap(line, columns(sys.stderr)), err=True)
+        click.echo(wrap(printable(line), columns(sys.stderr)), err=True)
 
 
-def _fail(line: str, code: int, prefix: str = "error: ") -> int:
+def _fail(line: str, code: int) -> int:
     if debug and sys.exception() is not None:
         traceback.print_exc()
-    tell(prefix + one_line(line))
+    tell(f"error: {one_line(line)}")
     return code
 
 
 def _usage_line(error: click.ClickException) -> str:
     """Click's message as one line of our style, with the help that says more."""
-    line = one_line(error.format_message()).rstrip(".")
+    line = readable(error.format_message()).rstrip(".")
     line = line[:1].lower() + line[1:]
     context = getattr(error, "ctx", None)
     return f"{line}; see `{context.command_path} --help`" if context is not None else line

@@ -62,7 +62,9 @@ def _runs(ctx: click.Context, typed: str) -> list[CompletionItem | str]:
     root = Path("runs")
     found = sorted((p.name for p in root.iterdir()), reverse=True) if root.is_dir() else []
     known = [name for name in found[:MOST] if (root / name / "run.json").is_file()]
-    here = [p.name for p in Path().iterdir() if (p / "run.json").is_file()][:MOST]
+    with os.scandir() as listing:
+        folders = [entry.name for entry in listing if entry.is_dir()]
+    here = [name for name in folders[: 10 * MOST] if Path(name, "run.json").is_file()][:MOST]
     return [*(["latest"] if known else []), *known, *sorted(here)] or [folder]
 
 

@@ -53,7 +53,9 @@ def configuration(
     if merged.get("data_dir") == "":
         raise UsageError("--data-dir: the name of a folder is needed")
     if merged.get("data_dir"):
-        merged["data_dir"] = str(Path(merged["data_dir"]).expanduser().absolute())  # a resume may start elsewhere
+        from aevb_engine.data.files import at_home
+
+        merged["data_dir"] = str(at_home(merged["data_dir"], "--data-dir").absolute())  # a resume may start elsewhere
     return RunConfig(**merged)
 
 

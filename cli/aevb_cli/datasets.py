@@ -14,9 +14,9 @@ from aevb_cli import display as displays
 from aevb_cli.boundary import one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, debug_option, json_option
 from aevb_cli.plugins import options_table, sound
-from aevb_cli.signals import Interrupt
+from aevb_cli.signals import Leave
 from aevb_cli.text import echo_json, pairs, say
-from aevb_engine.errors import AevbError
+from aevb_engine.errors import AevbError, printable
 
 DATA_DIR = click.option(
     "--data-dir", metavar="DIR", envvar="AEVB_DATA_DIR", help="Folder with data files. [the user's cache]"
@@ -105,16 +105,16 @@ def fetch(name: str, data_dir: str | None, quiet: bool, as_json: bool) -> None:
     from aevb_engine.data.dataset import DataRequest
     from aevb_engine.data.load import load
 
-    with Interrupt() as interrupt, displays.choose(interrupt, quiet=quiet, verbose=False) as screen:
+    # Files are stored whole or not at all, so a signal may end this anywhere.
+    with displays.choose(Leave(), quiet=quiet, verbose=False) as screen:
         load(source, DataRequest(data_dir=_asked(data_dir), progress=screen.data))
-        interrupt.check()
     found = files(factory, data_dir)
     if as_json:
         echo_json({"schema": 1, "name": name, "files": found})
     elif not found:
         say(f"{name} needs no files")
     else:
-        click.echo("\n".join(one_line(str(file["path"])) for file in found))
+        click.echo("\n".join(printable(str(file["path"])) for file in found))
 
 
 def files(factory: Callable[..., Any], data_dir: str | None) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ def files(factory: Callable[..., Any], data_dir: str | None) -> list[dict[str, A
     return [
         {
             "name": file.names[0],
-            "path": next((str(p) for base in folders for p in file.places(base) if p.is_file()), None),
+            "path": next((str(p) for base in folders for p in file.found(base)), None),
             "target": str(folders[0] / file.folder / file.names[0]),
             "urls": list(file.urls),
             "sha256": file.sha256,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from aevb_cli import boundary
 from aevb_cli.options import CONTEXT, Group, debug_option
+from aevb_cli.signals import Leave
 
 # Name -> module and attribute. A command's own imports (NumPy, HDF5, Matplotlib) wait until it runs.
 COMMANDS = {
@@ -28,6 +30,15 @@ COMMANDS = {
 }
 
 
+@contextlib.contextmanager
+def _not_clicks() -> Iterator[None]:
+    """Click would end the program in its own way for these."""
+    try:
+        yield
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        raise boundary.Ended(error) from error
+
+
 class Root(Group):
     """Loads a subcommand when it is asked for, and turns every error into one line and an exit code."""
 
@@ -41,11 +52,13 @@ class Root(Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _not_clicks():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _not_clicks():
             return super().invoke(ctx)
-        except (KeyboardInterrupt, BrokenPipeError) as error:  # before click ends the program in its own way
-            raise boundary.Ended(error) from error
 
     def main(
         self,
@@ -59,7 +72,8 @@ class Root(Group):
         name = prog_name or "aevb-engine"
 
         def action() -> Any:
-            return super(Root, self).main(args, name, complete_var, standalone_mode=False, **extra)
+            with Leave():  # until a command that can be resumed handles signals itself
+                return super(Root, self).main(args, name, complete_var, standalone_mode=False, **extra)
 
         if not standalone_mode:
             return action()
@@ -109,4 +123,5 @@ def main() -> None:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     warnings.showwarning = boundary.show_warning
+    sys.unraisablehook = boundary.unraisable
     cli.main(prog_name="aevb-engine")

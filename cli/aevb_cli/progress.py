@@ -58,7 +58,9 @@ class LiveStages(Stages):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[amount]}"))
+        # Names may hold what rich would take for its markup.
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30),
+                   TextColumn("{task.fields[amount]}", markup=False))  # fmt: skip
         console = Console(stderr=True, highlight=False)
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
         self._task: Any = None

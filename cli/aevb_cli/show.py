@@ -13,7 +13,7 @@ from aevb_cli.options import CONTEXT, Command, debug_option, json_option, verbos
 from aevb_cli.text import columns, duration, echo_json, means, number, pairs, say, setting, size, sparkline, table
 from aevb_cli.work import parameters
 from aevb_engine.errors import AevbError, FileFormatError, UsageError
-from aevb_engine.experiment.atomic import quoted
+from aevb_engine.experiment.atomic import quoted, shown
 
 if TYPE_CHECKING:
     from aevb_engine.experiment.folder import RunFolder
@@ -176,18 +176,13 @@ def report(record: dict[str, Any], *, verbose: bool) -> str:
     if verbose and record["environment"]:
         rows = [(k, setting(v) or "-") for k, v in record["environment"].items()]
         sections.append(f"environment\n{pairs(rows, '  ')}")
-    return one_screen("\n\n".join(sections))
-
-
-def one_screen(text: str) -> str:
-    """Control characters that a foreign record may hold do not reach the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    return "\n\n".join(sections)
 
 
 def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
     result, data = record["result"] or {}, record["data"]
     place = quoted(record["run"])
-    rows = [("run", record["run"]), ("status", _status(record))]
+    rows = [("run", shown(record["run"])), ("status", _status(record))]
     if isinstance(record["lengthened"], list):
         known = [note for note in record["lengthened"] if isinstance(note, dict)]
         rows += [("lengthened", f"at step {n.get('step')} from {n.get('from')} to {n.get('to')} steps") for n in known]
@@ -220,7 +215,7 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
     if data.get("lattice"):
         rows.append(("note", LATTICE))
     binarize = data.get("binarize") or record["config"].get("binarize")
-    source = f"{record['config'].get('dataset', '?')}: {data.get('source', '?')}"
+    source = f"{setting(record['config'].get('dataset', '?'))}: {setting(data.get('source', '?'))}"
     rows.append(("data", f"{source}" + (f", binarization {binarize}" if binarize and binarize != "none" else "")))
     for key, what in (("rows_sha256", "of the rows"), ("sha256", "of the file")):
         if data.get(key):
@@ -238,7 +233,7 @@ def _head(record: dict[str, Any]) -> list[tuple[str, str]]:
         count = f"{len(kept)}, the newest of " if len(kept) > 1 else ""
         rows.append(("checkpoints", f"{count}step {number(kept[-1]['step'])} ({size(kept[-1]['bytes'])})"))
     if record["figures"]:
-        rows.append(("figures", f"{len(record['figures'])} in {record['run']}/figures"))
+        rows.append(("figures", f"{len(record['figures'])} in {shown(record['run'])}/figures"))
     if record["status"] in ("stopped", "interrupted", "failed"):
         rows.append(("next", f"aevb-engine resume {place}"))
     return rows

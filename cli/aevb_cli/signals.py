@@ -1,7 +1,9 @@
-"""Stop on request: the first SIGINT or SIGTERM ends the run after the steps under way, the second leaves at once."""
+"""Stop on request: the first SIGINT or SIGTERM ends a run after the steps under way, any other command where it stands;
+the second leaves at once."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -11,10 +13,11 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from aevb_cli.boundary import Interrupted
+from aevb_cli.boundary import Interrupted, Signalled
 from aevb_cli.text import columns, wrap
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN = 3.0  # seconds until the exception of a signal is raised once more: what calls back from C drops exceptions
 
 
 class Interrupt:
@@ -57,6 +60,44 @@ class Interrupt:
         self.event.set()
         with contextlib.suppress(OSError):
             self.announce()
+
+
+class Leave(Interrupt):
+    """The same for a command that leaves nothing to go on from: the first signal raises Signalled wherever it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeated = False
+        self._timer: threading.Timer | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().__exit__(kind, error, trace)
+
+    def check(self) -> None:
+        """Nothing to look at: the exception is on its way."""
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._repeated:
+            self._repeated = False
+        elif self.number:
+            super()._handle(number, frame)
+        self.number = number
+        self._timer = threading.Timer(AGAIN, self._repeat)
+        self._timer.daemon = True
+        self._timer.start()
+        raise Signalled(number)
+
+    def _repeat(self) -> None:
+        """In a thread of its own: let the main thread handle the signal again."""
+        self._repeated = True
+        if hasattr(signal, "pthread_kill"):  # wakes it, too, where it waits
+            signal.pthread_kill(threading.main_thread().ident or 0, self.number)
+        else:
+            _thread.interrupt_main(signal.Signals(self.number))
 
 
 def say(text: str) -> None:

@@ -10,10 +10,9 @@ import click
 from click.core import ParameterSource
 
 from aevb_cli import complete, progress
-from aevb_cli.boundary import Interrupted, one_line
+from aevb_cli.boundary import Interrupted, Signalled, one_line, warn
 from aevb_cli.options import CONTEXT, Command, Group, Section, debug_option
 from aevb_cli.run import NAMES, OPTIONS
-from aevb_cli.signals import Interrupt
 from aevb_cli.text import echo_json, number, pairs, say, table
 from aevb_engine.errors import TrainingError, UsageError
 
@@ -122,10 +121,17 @@ def variance(ctx: click.Context, /, minibatch: str, latent_samples: str, replica
             figure=not values["no_figures"],
             progress=stages,
         )
+    _show(record, _print, values)
+
+
+def _show(record: dict[str, Any], write: Callable[[dict[str, Any]], None], values: dict[str, Any]) -> None:
+    """The record in the form that was asked for."""
     if values["as_json"]:
         echo_json(record)
     elif not values["quiet"]:
-        _print(record)
+        write(record)
+        for line in record["warnings"]:
+            warn(line)
 
 
 def numbers(option: str, text: str, digits: int = 6) -> tuple[int, ...]:
@@ -215,18 +221,12 @@ def learners(ctx: click.Context, /, rows: int, temperatures: int, chains: int, *
     )
     config = configuration({}, _given(ctx, LEARNERS, values), others)
     output = Path(values["output"] or "study-learners")
-    with Interrupt() as interrupt, progress.choose(quiet=values["quiet"]) as stages:
-
-        def look(what: str, done: int, total: int | None) -> None:
-            if interrupt.number:
-                raise Interrupted(interrupt.number, _kept(output))
-            stages(what, done, total)
-
-        record = learners_study(config, plan, output=output, figure=not values["no_figures"], progress=look)
-    if values["as_json"]:
-        echo_json(record)
-    elif not values["quiet"]:
-        _print_learners(record)
+    try:
+        with progress.choose(quiet=values["quiet"]) as stages:
+            record = learners_study(config, plan, output=output, figure=not values["no_figures"], progress=stages)
+    except Signalled as signalled:
+        raise Interrupted(signalled.number, _kept(output)) from None
+    _show(record, _print_learners, values)
     lost = [c["objective"] for c in record["curves"] if c["diverged"]]
     if lost:
         raise TrainingError(f"{', '.join(lost)} diverged; try a smaller --lr; {_kept(output, 'the rest is kept')}")

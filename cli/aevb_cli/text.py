@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 import click
 
+from aevb_engine.errors import printable, shortened
+
 BARS = "▁▂▃▄▅▆▇█"
 LEAST = 16  # columns that a value needs beside its name, else it stands below
 NAME = re.compile(r" *\S.{,30}?  +(?=\S)")  # the name in a line of ``pairs``, with the gap after it
@@ -38,8 +40,8 @@ def columns(stream: TextIO | None = None) -> int | None:
 
 
 def say(text: str) -> None:
-    """Text on stdout, wrapped to the terminal."""
-    click.echo(wrap(text, columns()))
+    """Text on stdout, wrapped to the terminal; of control characters only the ends of its lines reach it."""
+    click.echo(wrap("\n".join(printable(line) for line in text.split("\n")), columns()))
 
 
 def wrap(text: str, width: int | None) -> str:
@@ -127,12 +129,12 @@ def size(count: float) -> str:
 def setting(value: Any) -> str:
     """A value of a configuration as a user would write it."""
     if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value)) or "none"
+        return shortened(printable(",".join(map(str, value)))) or "none"
     if isinstance(value, dict):
-        return " ".join(f"{k}={v}" for k, v in value.items())
+        return " ".join(shortened(printable(f"{k}={v}")) for k, v in value.items())
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value)
+    return shortened(printable(str(value)))
 
 
 def means(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -148,7 +150,7 @@ def means(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def pairs(rows: Iterable[tuple[str, str]], indent: str = "") -> str:
     """Two aligned columns; a row without a name goes on with the one above."""
-    rows = list(rows)
+    rows = [(shortened(printable(name)), printable(value)) for name, value in rows]
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{indent}{name:<{width}}  {value}".rstrip() for name, value in rows)
 
@@ -160,7 +162,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
     too long for that, a last column of text moves below its row, and else each row becomes its cells in as many lines.
     """
     room = columns()
-    lines = [list(head), *map(list, rows)]
+    lines = [[shortened(printable(cell)) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     gap = 2 if room is None or len(indent) + sum(widths) + 2 * (len(widths) - 1) <= room else 1
     excess = len(indent) + sum(widths) + gap * (len(widths) - 1) - room if room is not None else 0
@@ -173,7 +175,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
                 above = table(head[:-1], [row[:-1] for row in rows], right, indent).split("\n")
                 below = [f"{indent}    {line[last]}" for line in lines]
                 return wrap("\n".join(part for both in zip(above, below, strict=True) for part in both), room)
-            return records(head, rows, indent)
+            return records(lines[0], lines[1:], indent)
         lines = [part for line in lines for part in _in_column(line, wide, narrow)]
         widths[wide] = narrow
     return "\n".join(

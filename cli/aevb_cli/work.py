@@ -37,13 +37,13 @@ def work(begin: Begin, *, as_json: bool, quiet: bool, verbose: bool, figures: bo
                 raise
             result = dict(result)
             drawn: list[Path] = []
-            problem = ""
+            problems: list[str] = []
             if figures and not interrupt.event.is_set():
                 screen.drawing()
-                drawn, problem = _draw(folder, session, result)
-                if problem:
-                    result["warnings"] = [*result.get("warnings", []), problem]
-        if problem and not quiet:  # below the live display, which is gone now
+                drawn, problems = _draw(folder, session, result)
+                if problems:
+                    result["warnings"] = [*result.get("warnings", []), *problems]
+        for problem in problems if not quiet else ():  # below the live display, which is gone now
             warn(problem)
     if as_json:
         echo_json(result)
@@ -75,8 +75,8 @@ def work_many(
         problems: list[str] = []
 
         def ended(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> None:
-            drawn[folder.path], problem = _draw(folder, session, result) if figures else ([], "")
-            problems.extend([problem] if problem else [])
+            drawn[folder.path], lines = _draw(folder, session, result) if figures else ([], [])
+            problems.extend(lines)
 
         with screen:
             found = begin(screen, interrupt.event, ended)
@@ -103,14 +103,15 @@ def work_many(
     found.check()
 
 
-def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tuple[list[Path], str]:
-    """The figures, or one line that says why there are none: a drawing that fails does not lose a run."""
+def _draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
+    """The figures, and a line for each that could not be drawn: a drawing that fails does not lose a run."""
+    problems: list[str] = []
     try:
         from aevb_engine.experiment.figures import draw
 
-        return list(draw(folder, session, result)), ""
+        return list(draw(folder, session, result, lambda line: problems.append(one_line(line)))), problems
     except Exception as error:
-        return [], one_line(f"the figures could not be drawn ({type(error).__name__}: {error})")
+        return [], [*problems, one_line(f"the figures could not be drawn ({type(error).__name__}: {error})")]
 
 
 def summary(path: Path, result: Mapping[str, Any], figures: list[Path], seconds: float | None = None) -> str:

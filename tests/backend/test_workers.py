@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aevb_engine.backend import cores
 from aevb_engine.backend import numpy as backend
 from aevb_engine.backend.numpy import NumpyBackend
 from tests.alarm import interrupted
@@ -110,3 +111,63 @@ def test_a_dropped_backend_leaves_neither_thread_nor_arrays() -> None:
     del made
     gc.collect()
     assert len(rows()) == before
+
+
+def test_many_more_shares_than_workers_are_done_by_few_to_the_same_bits(
+    make_step: Any, make_likelihood: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By threads, by a crew and alone; the shares fix the bits."""
+    found = set()
+    for way in ("threads", "processes", "alone"):
+        monkeypatch.setenv("AEVB_WORKERS", way)
+        for most in (8, 2):
+            monkeypatch.setattr(backend, "most_workers", lambda most=most: most)
+            step = make_step("elbo", make_likelihood("bernoulli"), threads=7)
+            metrics = step.run(5)
+            found.add((metrics.tobytes(), step.theta.tobytes()))
+    assert len(found) == 1
+
+
+def test_the_hands_of_many_shares() -> None:
+    done: list[int] = []
+    phases = [[[lambda i=i: done.append(i)] for i in range(7)], [[lambda: done.append(7)]]]  # type: ignore[misc]
+    few = backend.gathered(phases, 3)
+    assert [[len(share) for share in phase] for phase in few] == [[3, 2, 2], [1]]
+    for phase in few:
+        for share in phase:
+            for call in share:
+                call()
+    assert sorted(done[:7]) == list(range(7))
+    assert done[7] == 7
+    assert backend.gathered(phases, 7) is phases
+
+
+def test_as_many_workers_as_the_cores_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand threads are a few workers, and that is said."""
+    monkeypatch.setattr(cores, "LEAST_WORKERS", 3)
+    monkeypatch.setattr(cores, "TIMES_CORES", 0)
+    made = NumpyBackend(1000)
+    made.run([[[lambda: None]] * 1000], 1)
+    assert len(made._workers) == 2
+    made.close()
+    (line,) = cores.crowded(1000)
+    assert line.startswith("--threads 1000: 3 workers do the shares of 1000")
+    assert cores.crowded(3) == cores.crowded(None) == []
+
+
+def test_where_no_more_threads_start_those_there_are_do_all_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, 0
+
+    def few(self: threading.Thread) -> None:
+        nonlocal started
+        if started == 2:
+            raise RuntimeError("can't start new thread")
+        started += 1
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    made, done = NumpyBackend(6), set[int]()
+    made.run([[[lambda i=i: done.add(i)] for i in range(6)]], 1)  # type: ignore[misc]
+    assert done == set(range(6))
+    assert len(made._workers) == 2
+    made.close()

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+import aevb_engine as aevb
 
 FLAGS = [
     (("--decoder", "bernouli"), "did you mean 'bernoulli'?"),
@@ -264,3 +267,93 @@ def test_flags_come_before_the_environment(call, small, monkeypatch):
 )
 def test_more_that_no_run_can_use(one_error, args, words):
     assert words in one_error(2, "run", *args)
+
+
+LONG = "x" * 5000
+DEEP = "/".join("x" * 1500)  # below the longest path, but deeper than Python calls itself
+
+
+@pytest.mark.parametrize(
+    ("code", "args"),
+    [
+        (3, ("run", "--dataset", "mnist", "--offline", "--data-dir", LONG)),
+        (3, ("run", "--data-dir", "~no-such-user")),
+        (2, ("run", "--output", LONG)),
+        (3, ("run", "--config", LONG)),
+        (2, ("show", LONG)),
+        (2, ("resume", DEEP)),
+        (2, ("evaluate", LONG)),
+        (2, ("study", "variance", "--output", LONG)),
+        (2, ("study", "learners", "--output", LONG)),
+        (3, ("datasets", "list", "--data-dir", LONG)),
+        (3, ("datasets", "list", "--data-dir", "~no-such-user")),
+        (3, ("datasets", "show", "mnist", "--data-dir", LONG)),
+        (3, ("datasets", "fetch", "mnist", "--data-dir", "a\0b")),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
+)
+def test_paths_that_no_system_knows(one_error, code, args):
+    assert len(one_error(code, *args)) < 1000
+
+
+def test_a_cache_whose_name_is_too_long_holds_nothing(call, one_error, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", f"/{LONG}")
+    assert "is missing in" in one_error(3, "run", "--dataset", "mnist", "--offline")
+    assert call("datasets", "list").exit_code == 0
+    assert call("doctor").exit_code == 0
+
+
+def test_a_folder_below_very_many(call, small):
+    result = call("run", *small, "--steps", "1", "--no-figures", "--output", DEEP)
+    shutil.rmtree(DEEP)  # pytest would go down one call a folder
+    for folder in list(Path(DEEP).parents)[:-1]:
+        folder.rmdir()
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("args", [("run", "--steps", "1"), ("study", "variance", "--replicates", "4")])
+def test_a_path_that_is_full_leaves_nothing(call, small, args):
+    """The folder itself can be made; a file in it cannot have a name."""
+    place = "x/" * ((4080 - len(str(Path().absolute()))) // 2)
+    result = call(*args, *small, "--no-figures", "--output", str(Path().absolute() / place))
+    assert result.exit_code == 74, result.stderr
+    assert "File name too long" in result.stderr.splitlines()[-1]
+    assert not Path("x").exists()
+
+
+def test_the_working_folder_is_gone(call, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for args in (("run", "--steps", "1", "--data-dir", "x"), ("doctor",)):
+        result = call(*args)
+        assert result.exit_code == 74
+        assert "change to another one" in result.stderr
+
+
+def test_names_are_escaped_and_shortened(one_error):
+    line = one_error(2, "run", "--dataset", "a\nb\x1b[31m\u202e")
+    assert r"'a\nb\x1b[31m\u202e'" in line
+    line = one_error(2, "run", "--dataset", LONG)
+    assert "more)...xxx" in line
+    assert len(line) < 1000
+    Path("c.toml").write_text(f'"a\\u001b[31m{LONG}" = 1')
+    line = one_error(3, "run", "--config", "c.toml")
+    assert r"unknown key 'a\x1b[31mxxx" in line
+    assert len(line) < 1000
+
+
+def test_threads_far_beyond_the_cores_are_said(call, small, monkeypatch):
+    """They fix the bits of a run that another machine began, so they are no error."""
+    monkeypatch.setattr("aevb_engine.backend.cores.most_workers", lambda: 2)
+    given = ("--steps", "3", "--threads", "1000", "--no-figures", "--output", "r")
+    result = call("run", *small, *given)
+    assert result.exit_code == 0, result.stderr
+    assert "--threads 1000: 2 workers do the shares of 1000" in result.stderr
+    result = call("evaluate", "r", "--threads", "1000", "--method", "none")
+    assert "warning: --threads 1000: 2 workers" in result.stderr
+    result = call("bench", "--threads", "5000")
+    assert result.exit_code == 2
+    with pytest.warns(UserWarning, match="threads=1000: 2 workers"):
+        aevb.VAE(hidden=5, threads=1000).fit("simulated-binary", steps=2)

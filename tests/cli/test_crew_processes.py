@@ -81,6 +81,24 @@ def test_a_killed_run_is_resumed_at_once(spawn, process, uninterrupted, gone):
     assert gone(worker)
 
 
+@pytest.mark.parametrize("moment", [0, 0.02, 0.4])
+def test_no_worker_outlives_a_killed_run(spawn, gone, moment):
+    """Killed while it forks, and later: the system ends them, though they look for their parent once in two minutes."""
+    code = "import aevb_engine.backend.crew as crew; crew.LOOK = 120; from aevb_cli.main import main; main()"
+    command = [sys.executable, "-c", code, *RUN, "--threads", "4", "--steps", "1000000", "--quiet", "--output", "r"]
+    child = spawn(command=command)
+    await_worker(child)
+    time.sleep(moment)
+    found = workers(child.pid)
+    child.kill()
+    child.wait()
+    left = [worker for worker in found if not gone(worker, 30)]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert found
+    assert not left
+
+
 def test_a_killed_worker_ends_the_run_with_one_line(spawn, process):
     child = spawn(command=held(*RUN, "--quiet", "--output", "r"))
     await_checkpoint(Path("r"))

@@ -195,6 +195,39 @@ def test_signal_while_the_data_are_loaded_leaves_nothing(spawn):
     assert not Path("runs").exists()
 
 
+LEAVES = {
+    "bench": "import aevb_engine.bench as m; m.measure = wait",
+    "evaluate r": "import aevb_engine.experiment.evaluate as m; m.evaluate_run = wait",
+    "study variance": "import aevb_engine.experiment.study as m; m.variance_study = wait",
+    "study learners": "import aevb_engine.experiment.learners as m; m.learners_study = wait",
+    "datasets fetch mnist": "import aevb_engine.data.download as m; m.fetch = wait",
+    "doctor": "import aevb_cli.doctor as m; m.examine = wait",
+}
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("args", LEAVES)
+def test_a_signal_ends_what_cannot_be_resumed_where_it_stands(spawn, args, number):
+    """Also where the work never looks up, and what is under way drops the exception once."""
+    source = (
+        "import ctypes, sys, time\n"
+        "def wait(*_, **__):\n"
+        "    print('ready', file=sys.stderr, flush=True)\n"
+        "    ctypes.CFUNCTYPE(None)(lambda: time.sleep(600))()\n"  # which drops the first exception
+        "    time.sleep(600)\n"
+        f"{LEAVES[args]}\n"
+        "from aevb_cli import main, signals\nsignals.AGAIN = 0.2\nmain.main()\n"
+    )
+    child = spawn(command=[sys.executable, "-c", source, *args.split()])
+    await_line(child, "ready")
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number, (out, err)
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: interrupted")
+
+
 def test_handlers_are_restored(call, small):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert call("run", *small, "--steps", "5", "--quiet", "--no-figures").exit_code == 0

@@ -2,12 +2,15 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 
 import pytest
 
 from aevb_cli import text
-from aevb_cli.text import columns, grid, pairs, prose, table, wrap
+from aevb_cli.text import columns, grid, pairs, prose, say, setting, table, wrap
+from aevb_engine.experiment.atomic import quoted
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals of POSIX")
 
@@ -168,3 +171,27 @@ def test_every_command_fits_the_terminal(command, terminal, train):
         plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.output)
         for line in re.split(r"[\r\n]+", plain):
             assert len(line) <= count or stuck(line), line
+
+
+def test_names_neither_break_a_table_nor_reach_the_terminal_as_they_are(capsys):
+    name = "a\nb\x1b[31m\u202e" + "x" * 1000
+    say(table(["name", "value"], [[name, "1"]]))
+    say(pairs([(name, name)]))
+    say(name)
+    say(setting([name]) + setting({"k": name}) + setting(name))
+    out = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    lines = out.splitlines()
+    assert lines[1].startswith(r"a\nb\x1b[31m\u202exxx")
+    assert "more)...xxx" in lines[1]
+    assert len(lines[1]) < 400
+    assert len(lines) == 6  # head, row, pair, two of the bare text, settings
+
+
+def test_a_path_in_a_command_stays_whole_and_is_read_by_a_shell():
+    for path in ("a b", "-x", "it's", "a\nb\x1b'\\c\u202e", "x" * 2000, os.fsdecode(b"\xff\xfe")):
+        word = quoted(path)
+        assert word.isprintable()
+        if bash := shutil.which("bash"):
+            said = subprocess.run([bash, "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
+            assert said == os.fsencode(f"./{path}" if path.startswith("-") else path)

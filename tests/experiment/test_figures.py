@@ -23,7 +23,7 @@ from aevb_engine.experiment.figures.bound import smooth
 from aevb_engine.experiment.figures.images import tiles
 from aevb_engine.experiment.figures.latent import explained, latent
 from aevb_engine.experiment.figures.material import Material, number, spread
-from aevb_engine.experiment.figures.style import LARGE, encoded, png
+from aevb_engine.experiment.figures.style import LARGE, encoded, plain, png
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.run import start
 from aevb_engine.experiment.session import Session, prepare
@@ -160,7 +160,81 @@ def test_a_failing_draw_leaves_no_file_of_its_own(
     monkeypatch.setattr(apply, "prior", broken)
     with pytest.raises(RuntimeError, match="no prior"):
         draw(folder, session, result)
-    assert [path.name for path in folder.figures.iterdir()] == ["reconstructions.png"]
+    assert {path.name for path in folder.figures.iterdir()} == (ALWAYS | PLANE) - {"bound.png", "samples.png"}
+
+
+def test_a_failing_figure_is_named_and_the_others_are_drawn(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, session, result = trained
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no prior")
+
+    monkeypatch.setattr(apply, "prior", broken)
+    said: list[str] = []
+    assert {path.name for path in draw(folder, session, result, said.append)} == (ALWAYS | PLANE) - {"samples.png"}
+    assert said == ["samples.png could not be drawn (RuntimeError: no prior)"]
+
+
+HOSTILE = {
+    "image.origin": "lower", "text.usetex": "True", "savefig.bbox": "tight", "savefig.transparent": "True",
+    "font.size": "30", "axes.facecolor": "red", "lines.dashed_pattern": "1, 1", "text.parse_math": "False",
+    "figure.constrained_layout.use": "True", "axes.prop_cycle": "cycler('color', ['k'])", "image.cmap": "jet",
+}  # fmt: skip
+
+
+def test_the_user_s_style_changes_no_figure_and_is_left_as_it_was(trained: Run) -> None:
+    import matplotlib
+
+    folder, session, result = trained
+    before = {path.name: path.read_bytes() for path in draw(folder, session, result)}
+    with matplotlib.rc_context(HOSTILE):
+        kept = matplotlib.rcParams.copy()
+        after = {path.name: path.read_bytes() for path in draw(folder, session, result)}
+        assert matplotlib.rcParams.copy() == kept
+    assert after == before
+
+
+def test_neither_a_file_nor_a_backend_of_the_user_s_changes_a_figure(tmp_path: Path) -> None:
+    """Nor files and names that keep matplotlib from being imported."""
+    code = """
+        import sys
+        from pathlib import Path
+        from aevb_engine.experiment.config import RunConfig
+        from aevb_engine.experiment.figures import draw
+        from aevb_engine.experiment.folder import RunFolder
+        from aevb_engine.experiment.session import prepare
+        session = prepare(RunConfig(dataset="simulated-normal", hidden=(), threads=1))
+        draw(RunFolder.create("x", Path(sys.argv[1])), session, {})
+    """
+    hostile = "\n".join(f"{name}: {value}" for name, value in HOSTILE.items()).encode()
+    users = [
+        {},
+        {"MATPLOTLIBRC": hostile, "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        {"MATPLOTLIBRC": b"font.size: \xff", "MPLBACKEND": "nonsense"},
+    ]
+    found = []
+    for number_, user in enumerate(users):
+        environment = {k: v for k, v in os.environ.items() if k not in ("MATPLOTLIBRC", "MPLBACKEND")}
+        for name, value in user.items():
+            if isinstance(value, bytes):
+                (tmp_path / "rc").write_bytes(value)
+            environment[name] = str(tmp_path / "rc") if isinstance(value, bytes) else value
+        place = tmp_path / str(number_)
+        command = [sys.executable, "-c", textwrap.dedent(code), str(place)]
+        child = subprocess.run(command, check=True, timeout=120, env=environment, capture_output=True)
+        assert child.stderr == b""
+        found.append({path.name: path.read_bytes() for path in (place / "figures").iterdir()})
+    assert len(found[0]) == 5
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+def test_names_of_the_data_are_no_formulas(trained: Run, tmp_path: Path) -> None:
+    _, session, result = trained
+    dataset = dataclasses.replace(session.dataset, name="$\\frac$ a\nb\x1b[31m")
+    paths = draw(RunFolder.create("x", tmp_path / "run"), dataclasses.replace(session, dataset=dataset), result)
+    assert len(paths) == 5
+    assert plain("a$b\n") == "a\\$b\\n"
 
 
 def test_import_is_light_and_drawing_touches_no_global_state(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +158,32 @@ def test_open_by_path_name_and_latest(tmp_path: Path) -> None:
     runs[-1].record_path.write_text("damaged")
     assert RunFolder.open("latest", root=tmp_path).path == runs[-2].path
     assert [run.path for run in list_runs(tmp_path) if run.record] == [run.path for run in runs[:-1]]
+
+
+def test_the_newest_of_many_is_found_without_reading_their_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names that they are given, and by the heads of the records of runs with names of their own."""
+    for k in range(40):
+        own = RunFolder.create("a", tmp_path / f"own-{k}")
+        own.update(created=f"2026-01-01T00:{k:02d}:00.000001+00:00")
+        named = RunFolder.create("a", tmp_path / f"20260101T00{k:02d}30Z-a-{k:06x}")
+        named.update(created=f"2026-01-01T00:{k:02d}:30.000001+00:00")
+    read = []
+    whole = RunFolder.read_record
+
+    def count(self: RunFolder, **how: Any) -> dict[str, Any]:
+        read.append(self.path.name)
+        return whole(self, **how)
+
+    monkeypatch.setattr(RunFolder, "read_record", count)
+    assert RunFolder.open("latest", root=tmp_path).path.name == named.path.name
+    shutil.rmtree(named.path)
+    assert RunFolder.open("latest", root=tmp_path).path.name == "own-39"
+    with pytest.raises(UsageError, match="did you mean 'own-39'"):
+        RunFolder.open("own-399", root=tmp_path)
+    assert len(read) <= 4  # of 80
+    assert [run.path for run in list_runs(tmp_path)][-2:] == [tmp_path / "20260101T003830Z-a-000026", own.path]
 
 
 def test_missing_run_suggests_near_names(tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ matplotlib.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aevb_engine.errors import StorageError
 from aevb_engine.experiment.figures.bound import bound, bound_panel
 from aevb_engine.experiment.figures.images import manifold, manifold_panel, reconstructions, samples
 from aevb_engine.experiment.figures.latent import latent, latent_panel
 from aevb_engine.experiment.figures.material import Material, latent_grid
-from aevb_engine.experiment.figures.style import axes, canvas, panel_title, png
+from aevb_engine.experiment.figures.style import axes, canvas, drawn, panel_title
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.session import Session
 
@@ -26,11 +28,14 @@ ENCODED = ("reconstructions", "latent", "overview")  # need an encoder
 __all__ = ["draw", "latent_grid", "overview"]
 
 
-def draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> list[Path]:
+def draw(
+    folder: RunFolder, session: Session, result: Mapping[str, Any], note: Callable[[str], None] | None = None
+) -> list[Path]:
     """Draw all figures that this run allows into ``folder.figures`` and return their paths.
 
     Each file is whole or absent: it is drawn in memory first and then published by replace. StorageError when the place
-    cannot be written. ``result`` is the record of ``run --json``; fields that are missing are not shown.
+    cannot be written. ``result`` is the record of ``run --json``; fields that are missing are not shown. A figure that
+    fails does not stop the others: ``note`` is told in a line; without it the first error is raised after the last one.
     """
     material = Material(folder, session, result)
     figures: dict[str, Callable[[Material], Figure | None]] = {
@@ -43,11 +48,21 @@ def draw(folder: RunFolder, session: Session, result: Mapping[str, Any]) -> list
         figures |= {"manifold": manifold, "overview": overview}
     if not session.objective.has_encoder:
         figures = {name: make for name, make in figures.items() if name not in ENCODED}
-    paths = []
+    paths, failed = [], []
     for name, make in figures.items():
-        figure = make(material)
-        if figure is not None:
-            paths.append(png(figure, folder.figures / f"{name}.png"))
+        try:
+            path = drawn(partial(make, material), folder.figures / f"{name}.png")
+        except StorageError:  # of the place, not of the figure
+            raise
+        except Exception as error:
+            failed.append(error)
+            if note is not None:
+                note(f"{name}.png could not be drawn ({type(error).__name__}: {error})")
+            continue
+        if path is not None:
+            paths.append(path)
+    if failed and note is None:
+        raise failed[0]
     return paths
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.experiment.figures.material import Material
-from aevb_engine.experiment.figures.style import HEAD, PALETTE, SIDE, STYLE, axes, axis_labels, canvas
+from aevb_engine.experiment.figures.style import HEAD, PALETTE, SIDE, STYLE, axes, axis_labels, canvas, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,11 +77,11 @@ def _labelled(ax: Axes, material: Material, labels: Array) -> None:
     ax.scatter(x[order], y[order], s=size, c=colors, linewidths=0, alpha=0.75, zorder=3)
     _frame(ax, material, x, y)
     if len(material.dimensions) == 1:
-        ax.set_yticks(range(len(kinds)), [str(kind) for kind in kinds])
+        ax.set_yticks(range(len(kinds)), [plain(kind) for kind in kinds])
         ax.set_ylabel("label")
         return
     for kind, color in zip(kinds, PALETTE, strict=False):
-        ax.scatter([], [], s=26, c=color, linewidths=0, label=str(kind))
+        ax.scatter([], [], s=26, c=color, linewidths=0, label=plain(kind))
     ax.legend(
         loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=STYLE["text"], handletextpad=0.1,
         labelspacing=0.45, borderaxespad=0.0,
@@ -105,7 +105,7 @@ def _points(ax: Axes, material: Material, values: Array | None, name: str) -> No
         bar.outline.set_visible(False)
         bar.ax.yaxis.set_major_locator(MaxNLocator(5))
         scale.tick_params(labelsize=STYLE["text"] - 1, colors=STYLE["grey"], labelcolor=STYLE["ink"], length=2)
-        scale.set_title(name, size=STYLE["text"], color=STYLE["ink"], pad=5)
+        scale.set_title(plain(name), size=STYLE["text"], color=STYLE["ink"], pad=5)
     _frame(ax, material, x, y)
 
 

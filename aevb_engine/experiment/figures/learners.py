@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from aevb_engine.experiment.figures.style import PALETTE, STYLE, axes, axis_labels, canvas, panel_title
+from aevb_engine.experiment.figures.style import PALETTE, STYLE, axes, axis_labels, canvas, panel_title, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def _legend(figure: Figure, record: Mapping[str, Any], names: list[str], width: 
     handles = [
         Line2D(
             [], [], color=color(name, names), linewidth=1.6, marker="o", markersize=3.5,
-            label=LABELS.get(name, name) + (" on minibatches, an extension" if name in extended else ""),
+            label=plain(LABELS.get(name, name)) + (" on minibatches, an extension" if name in extended else ""),
         )
         for name in names
     ]  # fmt: skip

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aevb_engine.experiment import atomic
+from aevb_engine.experiment.atomic import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,16 +42,58 @@ PALETTE = (
 )  # fmt: skip
 
 
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Matplotlib as it comes, whatever the user's matplotlibrc, style or backend; theirs are back afterwards.
+
+    What a figure looks like is decided where texts and axes are made and again where they are drawn: both belong here.
+    """
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what it thinks of a file that does not matter here
+    try:
+        matplotlib = _matplotlib()
+        defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+        with matplotlib.rc_context(defaults):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _matplotlib() -> Any:
+    """The package, also where the user's matplotlibrc or MPLBACKEND keeps it from being imported."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise
+    except Exception:
+        kept = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
+        os.environ["MATPLOTLIBRC"] = os.devnull
+        try:
+            for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:  # half imported
+                del sys.modules[name]
+            import matplotlib
+        finally:
+            del os.environ["MATPLOTLIBRC"]
+            os.environ.update({name: value for name, value in kept.items() if value is not None})
+    return matplotlib
+
+
+def plain(text: object) -> str:
+    """Text of the user's, such as the name of a column, that holds no formula and no line break."""
+    return shown(str(text)).replace("$", r"\$")
+
+
 def canvas(width: int, height: int, title: str, subtitle: str) -> Figure:
-    """An empty figure of that many pixels with its heading; no global state of matplotlib is touched."""
+    """An empty figure of that many pixels with its heading, on a canvas of its own."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     left = SIDE / width
-    figure.text(left, 1 - 48 / height, title, size=STYLE["title"], weight="bold", color=STYLE["ink"])
-    figure.text(left, 1 - 84 / height, subtitle, size=STYLE["text"], color=STYLE["grey"])
+    figure.text(left, 1 - 48 / height, plain(title), size=STYLE["title"], weight="bold", color=STYLE["ink"])
+    figure.text(left, 1 - 84 / height, plain(subtitle), size=STYLE["text"], color=STYLE["grey"])
     return figure
 
 
@@ -67,22 +115,29 @@ def axes(figure: Figure, left: float, top: float, width: float, height: float) -
 
 def axis_labels(ax: Axes, x: str, y: str) -> None:
     """Names of both axes."""
-    ax.set_xlabel(x, size=STYLE["text"], color=STYLE["ink"])
-    ax.set_ylabel(y, size=STYLE["text"], color=STYLE["ink"])
+    ax.set_xlabel(plain(x), size=STYLE["text"], color=STYLE["ink"])
+    ax.set_ylabel(plain(y), size=STYLE["text"], color=STYLE["ink"])
 
 
 def panel_title(ax: Axes, title: str) -> None:
     """A title above one of several panels."""
-    ax.set_title(title, loc="left", size=STYLE["text"], color=STYLE["ink"], pad=6)
+    ax.set_title(plain(title), loc="left", size=STYLE["text"], color=STYLE["ink"], pad=6)
+
+
+def drawn(make: Callable[[], Figure | None], path: Path) -> Path | None:
+    """Make a figure and publish it, all in the one style; None where there is nothing to draw."""
+    with own_style():
+        figure = make()
+        return None if figure is None else png(figure, path)
 
 
 def png(figure: Figure, path: Path) -> Path:
     """Publish the figure as a PNG, whole or not at all."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="raw", dpi=DPI)
-    data = encoded(np.frombuffer(drawn.getvalue(), np.uint8).reshape(*figure.canvas.get_width_height()[::-1], 4))
+    raw = io.BytesIO()
+    figure.savefig(raw, format="raw", dpi=DPI)
+    data = encoded(np.frombuffer(raw.getvalue(), np.uint8).reshape(*figure.canvas.get_width_height()[::-1], 4))
     with atomic.storage_errors("create", path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(path.parent)
     atomic.write_bytes(path, data)
     return path
 
