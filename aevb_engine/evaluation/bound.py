@@ -62,12 +62,12 @@ class Evaluator:
         """(N, 3): bound, reconstruction and kl of each row in nats; ``draw`` counts independent draws of the noise."""
         backend = self.model.backend
         out = np.empty((self.count, 3))
-        self.clock.step.array[...] = draw
         for lo in range(0, self.count, self.batch):
             n = min(self.batch, self.count - lo)
             wanted = np.minimum(np.arange(lo, lo + self.batch), self.count - 1)  # the last chunk repeats its last row
             self.clock.index.array[...] = backend.upload(wanted)
             self.clock.row.array[...] = lo
+            self.clock.step.array[...] = draw
             backend.run(self.phases, 1)
             for j, source in enumerate(self._found):
                 out[lo : lo + n, j] = backend.download(source.array)[:n]

@@ -39,6 +39,7 @@ LAUNCHED = {
     ),
     "handwritten": (
         "test_latent_stage",
+        "test_kl_near_the_prior",
         "test_gather",
         "test_gather_bernoulli_draws_the_same_bits",
         "test_log_mean_exp",

@@ -17,7 +17,7 @@ from aevb_engine.experiment.figures.bound import bound, bound_panel
 from aevb_engine.experiment.figures.images import manifold, manifold_panel, reconstructions, samples
 from aevb_engine.experiment.figures.latent import latent, latent_panel
 from aevb_engine.experiment.figures.material import Material, latent_grid
-from aevb_engine.experiment.figures.style import axes, canvas, drawn, panel_title
+from aevb_engine.experiment.figures.style import axes, canvas, drawn, own_style, panel_title
 from aevb_engine.experiment.folder import RunFolder
 from aevb_engine.experiment.session import Session
 
@@ -48,6 +48,8 @@ def draw(
         figures |= {"manifold": manifold, "overview": overview}
     if not session.objective.has_encoder:
         figures = {name: make for name, make in figures.items() if name not in ENCODED}
+    with own_style():
+        pass  # without matplotlib none can be drawn: one error, not one a figure
     paths, failed = [], []
     for name, make in figures.items():
         try:
