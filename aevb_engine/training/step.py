@@ -330,13 +330,9 @@ class TrainingStep:
     def _bind(self, everything: Rows, row_shares: list[Rows]) -> None:
         """Every phase, call by call."""
         program = self.program
-        lists = [self.first, self.rows, self.visit, *self.parameters, self.last, self.leave]
-
-        reads = [(operations, read_by([operations])) for operations in lists]
 
         def bind(operations: list[Operation], share: Rows) -> list[Call]:
-            read = [*self._kept, *(b for other, found in reads if other is not operations for b in found)]
-            return self.backend.bind(operations, share, self.plan.products, read)
+            return self.backend.bind(operations, share, self.plan.products, self.read_elsewhere(operations))
 
         update = [bind(part, everything) for part in self.parameters]
 
@@ -346,6 +342,11 @@ class TrainingStep:
 
         self.phases = phases(self.rows, self.last)
         self.visit_phases = phases(self.visit, self.leave) if program.visit or program.leave else self.phases
+
+    def read_elsewhere(self, operations: list[Operation]) -> list[Buffer]:
+        """What the step's other lists and the host read: a rule may not leave it out of ``operations``."""
+        lists = [self.first, self.rows, self.visit, *self.parameters, self.last, self.leave]
+        return [*self._kept, *(b for other in lists if other is not operations for b in read_by([other]))]
 
     def _replay(self, everything: Rows) -> None:
         """The whole step on the plan's path; where it cannot run, an error or a warning and the eager path."""

@@ -30,14 +30,14 @@ def works(step: Any) -> list[Work]:
     rows = Rows(0, step.ws.batch)
     lists = [step.first, step.rows, *step.parameters, step.last]
     calls = [share for phase in step.phases for share in phase]
-    return [w for operations, share in zip(lists, calls, strict=True) for w in _of(operations, share, rows)]
+    return [w for operations, share in zip(lists, calls, strict=True) for w in _of(step, operations, share, rows)]
 
 
-def _of(operations: Any, calls: Any, rows: Any) -> list[Work]:
+def _of(step: Any, operations: Any, calls: Any, rows: Any) -> list[Work]:
     from aevb_engine.cuda.lower import Product, Text, lower
 
     found = []
-    for item, call in zip(lower(operations), calls, strict=True):
+    for item, call in zip(lower(operations, step.read_elsewhere(operations)), calls, strict=True):
         if isinstance(item, Text):
             found.append(Work(item.source.name, _traffic(item, rows), 0, call))
         elif isinstance(item, Product):

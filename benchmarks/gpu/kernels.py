@@ -57,6 +57,7 @@ LAUNCHED = {
         "test_likelihood",
         "test_likelihood_behind_a_product",
         "test_bernoulli_at_large_logits",
+        "test_gradient_below_the_floor",
         "test_optimizer",
     ),
     "product": (

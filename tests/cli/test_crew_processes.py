@@ -93,7 +93,7 @@ def test_no_worker_outlives_a_killed_run(spawn, gone, moment):
     found = workers(child.pid)
     child.kill()
     child.wait()
-    left = [worker for worker in found if not gone(worker, 30)]
+    left = [worker for worker in found if not gone(worker)]
     for worker in left:
         os.kill(worker, signal.SIGKILL)
     assert found
