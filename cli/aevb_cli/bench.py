@@ -25,7 +25,7 @@ WIDTH = 72  # of the table
     epilog="\b\nExamples:\n  aevb-engine bench\n  aevb-engine bench --workloads W2,W4 --threads 2 --json",
 )
 @click.option("--workloads", metavar="NAMES", help="Some of W1,W2,W3,W4,W5, by commas. Default: all.")
-@click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Default: one for each physical core.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Default: one for each physical core.")
 @json_option
 @debug_option
 def bench(workloads: str | None, threads: int | None, as_json: bool) -> None:
@@ -35,7 +35,7 @@ def bench(workloads: str | None, threads: int | None, as_json: bool) -> None:
     minute for all workloads; other work on the machine makes the figures worse.
     """
     from aevb_engine import jit
-    from aevb_engine.backend.cores import crowded, physical_cores
+    from aevb_engine.backend.cores import most_workers, physical_cores
     from aevb_engine.bench import WORKLOADS, measure
     from aevb_engine.experiment.environment import environment
 
@@ -43,9 +43,10 @@ def bench(workloads: str | None, threads: int | None, as_json: bool) -> None:
     for name in names:
         if name not in WORKLOADS:
             raise UsageError(f"--workloads: unknown workload '{name}': {suggest(name, WORKLOADS)}")
-    threads = threads or physical_cores()
+    threads, most = threads or physical_cores(), most_workers()
+    if threads > most:  # it would time the waiting for cores
+        raise UsageError(f"--threads {threads}: this machine runs at most {most} workers; measure {most} or fewer")
     warnings = [f"{v}={os.environ[v]} is set: OpenBLAS may run at half its speed" for v in STEERING if v in os.environ]
-    warnings += crowded(threads)
     timings = []
     narrow = (columns() or WIDTH) < WIDTH
     if not as_json:

@@ -45,6 +45,7 @@ def test_bench_as_text(call, monkeypatch):
 def test_bench_of_an_unknown_workload(one_error):
     assert "unknown workload 'W9'" in one_error(2, "bench", "--workloads", "W1,W9")
     one_error(2, "bench", "--threads", "0")
+    assert "at most" in one_error(2, "bench", "--threads", "100000")
 
 
 def test_bench_help(call):
