@@ -147,7 +147,7 @@ def _gap(judged: Judged, bounds: Array, gained: float) -> Sequence[str]:
         return []
     mend = "hold rows out with --validation 0.1, which keeps the best step, or train for less"
     if judged.best_step is not None:
-        mend = f"step {judged.best_step:,} was the best for the validation rows"
+        mend = f"step {judged.best_step:,}, the best for the validation rows, is what counts"
     return [f"the {judged.name} bound is {gap:,.1f} nats below that of the training rows: the model overfits; {mend}"]
 
 
