@@ -96,7 +96,9 @@ class Attack:
         broken: list[str] = []
         hit: list[str] = []
         for _ in range(kills):
-            target = draw.choice(TARGETS)
+            options = CONFIGURATIONS[name]
+            alone = options[options.index("--threads") + 1] == "1"
+            target = draw.choice(TARGETS[::2] if alone else ("worker", *TARGETS))
             moment = draw.uniform(-0.1, 1.1) * seconds  # below zero: while it starts
             args = _resumed(folder) if _begun(folder) else self.command(name, folder)
             if not _begun(folder):
