@@ -18,6 +18,7 @@ from aevb_engine import blame, registry
 from aevb_engine.backend.choose import choose
 from aevb_engine.backend.cores import crowded
 from aevb_engine.data.dataset import DataRequest, Dataset
+from aevb_engine.data.facts import sound
 from aevb_engine.data.given import Given
 from aevb_engine.data.load import load as load_data
 from aevb_engine.errors import DataError, FileFormatError, ResultWarning, UsageError, suggest
@@ -193,7 +194,7 @@ class VAE:
         screen = display.choose(progress)
         offline = flag("offline", offline) or config.offline
         dataset = self._dataset(data, data_dir if data_dir is not None else config.data_dir, offline)
-        dataset = check(dataset, self._likelihood)
+        check(dataset, self._likelihood)
         given = self._accepts(dataset)
         dataset, judged_by, scale = self._hold_out(dataset, held, given)
         config = replace(
@@ -395,7 +396,7 @@ class VAE:
         if isinstance(data, Dataset):
             train = as_rows(data.train, "the training data")
             test = as_rows(data.test, "the test data") if data.test is not None else None
-            return replace(data, train=train, test=test)
+            return sound(replace(data, train=train, test=test))
         config = self.config
         if isinstance(data, str):
             request = DataRequest(

@@ -18,7 +18,6 @@ from aevb_engine.backend.choose import choose
 from aevb_engine.backend.cores import crowded
 from aevb_engine.data.binarize import binarize_draw
 from aevb_engine.data.dataset import DataRequest, Dataset, Progress
-from aevb_engine.data.facts import sound
 from aevb_engine.data.load import load
 from aevb_engine.errors import DataError, UsageError
 from aevb_engine.evaluation.bound import Evaluator
@@ -128,7 +127,7 @@ def prepare(
     )
     if change is not None:
         dataset = change(dataset)
-    dataset = check(dataset, likelihood)
+    check(dataset, likelihood)
     whole = dataset.train.dtype.kind in "uib"
     if dataset.true_log_prob is not None and whole != (likelihood.support.measure == "mass"):
         dataset = replace(dataset, true_log_prob=None)  # the log of a probability and of a density do not compare
@@ -213,10 +212,8 @@ def prepare(
     )
 
 
-def check(dataset: Dataset, likelihood: Likelihood) -> Dataset:
-    """The data set, all facts of it looked at; DataError for one that is wrong, or data outside the likelihood's
-    support."""
-    dataset = sound(dataset)
+def check(dataset: Dataset, likelihood: Likelihood) -> None:
+    """DataError for data outside the likelihood's support; that its facts are sound was seen where it entered."""
     for what, rows in {"the training data": dataset.train, "the test data": dataset.test}.items():
         if rows is None or (dataset.dynamic and what == "the training data"):
             continue  # intensities 0..255; each step draws 0 or 1 from them
@@ -225,7 +222,6 @@ def check(dataset: Dataset, likelihood: Likelihood) -> Dataset:
         floats = rows.dtype.kind == "f"  # whole numbers that a scale divides may lie between those of the support
         if likelihood.support.kind in ("binary", "count", "codes") and (floats or dataset.scale != 1):
             likelihood.support.check(rows * (rows.dtype.type(dataset.scale) if floats else dataset.scale), what)
-    return dataset
 
 
 def choose_threads(model: Model, rows: int, cores: int) -> int:

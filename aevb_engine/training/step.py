@@ -345,8 +345,13 @@ class TrainingStep:
 
     def read_elsewhere(self, operations: list[Operation]) -> list[Buffer]:
         """What the step's other lists and the host read: a rule may not leave it out of ``operations``."""
+        return [*self._kept, *(b for other, read in self._reads if other is not operations for b in read)]
+
+    @cached_property
+    def _reads(self) -> list[tuple[list[Operation], list[Buffer]]]:
+        """The step's lists, each with what it reads."""
         lists = [self.first, self.rows, self.visit, *self.parameters, self.last, self.leave]
-        return [*self._kept, *(b for other in lists if other is not operations for b in read_by([other]))]
+        return [(operations, read_by([operations])) for operations in lists]
 
     def _replay(self, everything: Rows) -> None:
         """The whole step on the plan's path; where it cannot run, an error or a warning and the eager path."""
