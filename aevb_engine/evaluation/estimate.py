@@ -101,6 +101,11 @@ class RunningWeights:
         return Estimate(self.log_mean(), error_of(effective, self.count), effective, khat)
 
 
+def finite(value: float) -> float | None:
+    """The number as a record holds it: None where it is infinite or not known."""
+    return float(value) if np.isfinite(value) else None
+
+
 def standard_error(values: Array) -> float:
     """Of the mean of values (N,); NaN of a single one, and where one is not finite."""
     n = len(values)

@@ -33,7 +33,7 @@ from aevb_engine.evaluation import baselines
 from aevb_engine.evaluation.ais import TEMPERATURES, AnnealedImportanceSampler, simulate
 from aevb_engine.evaluation.bound import Evaluator
 from aevb_engine.evaluation.diagnostics import KHAT_LIMIT
-from aevb_engine.evaluation.estimate import standard_error
+from aevb_engine.evaluation.estimate import finite, standard_error
 from aevb_engine.evaluation.latent import ACTIVE, latent_use
 from aevb_engine.evaluation.methods import METHODS, Result, estimate
 from aevb_engine.evaluation.subject import Plan, Subject, comparability, other_scale
@@ -112,7 +112,7 @@ def mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float | None, float
         return None, None
     with np.errstate(invalid="ignore"):  # inf - inf
         mean = values.mean()
-    return _finite(mean), _finite(standard_error(values))
+    return finite(mean), finite(standard_error(values))
 
 
 def _bound(per_row: npt.NDArray[np.float64], subject: Subject, dim: int) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _described(found: Result, subject: Subject, dim: int, per_row: npt.NDArray[n
         "refused_for": dict(Counter(found.reasons)),
         "value": value,
         "se": error,
-        "mc_se": _finite(np.sqrt((found.error[sound] ** 2).sum()) / len(values)) if len(values) else None,
+        "mc_se": finite(np.sqrt((found.error[sound] ** 2).sum()) / len(values)) if len(values) else None,
         "side": method.side,
         "statement": method.statement,
         "bits_per_dim": bits_per_dimension(value, dim, subject.measure),
@@ -185,14 +185,10 @@ def _described(found: Result, subject: Subject, dim: int, per_row: npt.NDArray[n
     }
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def _at(values: npt.NDArray[np.float64] | None, what: Callable[..., Any]) -> float | None:
     """A summary over the rows where there is a diagnosis; None where it is infinite (chains that never moved)."""
     known = values[~np.isnan(values)] if values is not None else np.empty(0)
-    return _finite(what(known)) if known.size else None
+    return finite(what(known)) if known.size else None
 
 
 def _bad_share(khat: npt.NDArray[np.float64]) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from aevb_engine import objectives as learners
 from aevb_engine.backend.cores import crowded
 from aevb_engine.errors import TrainingError, UsageError
 from aevb_engine.evaluation.ais import AisEstimate, AnnealedImportanceSampler
-from aevb_engine.evaluation.estimate import standard_error
+from aevb_engine.evaluation.estimate import finite, standard_error
 from aevb_engine.evaluation.methods import METHODS
 from aevb_engine.experiment.config import RunConfig
 from aevb_engine.experiment.evaluate import Progress, Split, rows_of
@@ -239,12 +238,12 @@ class _Study:
             paired = None if first is None else values - first
         found = e.summary()
         return {
-            "log_likelihood": _finite(found["log_likelihood"]),
-            "se": _finite(found["sampling_se"]),
-            "mc_se": _finite(found["monte_carlo_se"]),
-            "above_first": None if paired is None else _finite(float(paired.mean())),
-            "above_first_se": None if paired is None else _finite(standard_error(paired)),
-            "acceptance": _finite(float(e.acceptance.mean())),
+            "log_likelihood": finite(found["log_likelihood"]),
+            "se": finite(found["sampling_se"]),
+            "mc_se": finite(found["monte_carlo_se"]),
+            "above_first": None if paired is None else finite(float(paired.mean())),
+            "above_first_se": None if paired is None else finite(standard_error(paired)),
+            "acceptance": finite(float(e.acceptance.mean())),
             "rows": len(values),
             "seconds": round(time.perf_counter() - began, 3),
         }
@@ -271,7 +270,3 @@ class _Judge:
 
     def run(self, progress: Any = None) -> AisEstimate:
         return self._sampler.run(progress)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from aevb_engine.blame import blamed, said
 from aevb_engine.errors import AevbError, FileFormatError, Stopped, StorageError, UsageError
 from aevb_engine.evaluation.bound import draw_error, summary
-from aevb_engine.evaluation.estimate import standard_error
+from aevb_engine.evaluation.estimate import finite, standard_error
 from aevb_engine.evaluation.remarks import Judged, remarks
 from aevb_engine.experiment import lengthen
 from aevb_engine.experiment.atomic import quoted, storage_errors
@@ -503,8 +503,8 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
         "train_reconstruction": float(last[:, 3].mean()) if trained["reconstruction"] else None,
         "train_bound_steps": len(last),  # the last steps up to these parameters, whose batches these are means of
         "test_bound": test["bound"],
-        "test_bound_se": _known(means["bound_se"]) if test["bound"] is not None else None,
-        "test_bound_draw_sd": _known(noise),  # by its one draw of noise a row alone
+        "test_bound_se": finite(means["bound_se"]) if test["bound"] is not None else None,
+        "test_bound_draw_sd": finite(noise),  # by its one draw of noise a row alone
         "test_reconstruction": test["reconstruction"],
         "test_kl": test["kl"],
         "best_step": progress.convergence.best_step if session.held_out_is == "validation" else None,
@@ -531,7 +531,7 @@ def result(folder: RunFolder, session: Session, progress: Progress, status: str)
     if session.dataset.true_log_prob is not None and per_point is not None and bound is not None:
         excess = per_point[:, 0] - session.dataset.true_log_prob(session.dataset.test_rows)
         record["test_excess"] = float(excess.mean())
-        record["test_excess_se"] = _known(standard_error(excess))
+        record["test_excess_se"] = finite(standard_error(excess))
     if per_point is not None and bound is not None and not np.isfinite(bound):
         lost = int((~np.isfinite(per_point[:, 0])).sum())
         line = f"{lost} of {len(per_point)} test rows have no finite bound: values too large for {config.dtype}?"
@@ -557,8 +557,3 @@ def judged(session: Session, progress: Progress, per_point: Rows, *, steps: int,
         paper_start=config.initial == "normal",
         best_step=progress.convergence.best_step if session.held_out_is == "validation" else None,
     )
-
-
-def _known(value: float) -> float | None:
-    """None for an error that nothing is known of."""
-    return value if np.isfinite(value) else None
